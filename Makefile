@@ -1,0 +1,37 @@
+# `make` alone lists what there is. Only a C compiler, libpq and Rust are needed to run; scripts/bootstrap brings them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help run test bench fmt lint footprint
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+run: ## install what is missing, build, and serve with everything embedded (v1 on 8001, v2 on 8002)
+	scripts/bootstrap --run
+	cargo run --release -- serve
+
+test: ## everything a change has to pass: format, lints, all tests, memory of the release build
+	scripts/bootstrap
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test
+	cargo build --release
+	scripts/footprint
+
+bench: ## both engines under load, side by side
+	scripts/bootstrap
+	cargo bench
+
+fmt: ## format the source
+	cargo fmt
+
+lint: ## format and lints without the tests
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+footprint: ## memory at rest and time from start to ready of the release build
+	scripts/bootstrap --run
+	cargo build --release
+	scripts/footprint

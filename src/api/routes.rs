@@ -1,0 +1,274 @@
+//! The one table of routes. Both engines look a request up here and must answer every operation.
+
+use crate::services::{limits::Class, problem::Problem};
+
+/// The version of the API, which is the engine that serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// The sync engine.
+    V1,
+    /// The async engine.
+    V2,
+}
+
+impl Version {
+    /// As it stands in paths.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+
+    /// As logs and audit events name the engine.
+    pub const fn engine(self) -> &'static str {
+        match self {
+            Self::V1 => "sync",
+            Self::V2 => "async",
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::V1 => Self::V2,
+            Self::V2 => Self::V1,
+        }
+    }
+}
+
+/// What a route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Sign-up.
+    Register,
+    /// Proof of an address or number.
+    VerifyOtp,
+    /// Another code.
+    ResendOtp,
+    /// Sign-in.
+    Login,
+    /// The next pair of tokens.
+    RefreshToken,
+    /// Whether a token is good.
+    VerifyToken,
+    /// Sign-out.
+    Logout,
+    /// The signed-in user.
+    Me,
+    /// Changes to the signed-in user.
+    UpdateMe,
+    /// The process runs.
+    Live,
+    /// The process can serve.
+    Ready,
+}
+
+impl Operation {
+    /// As logs name it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Register => "register",
+            Self::VerifyOtp => "verify_otp",
+            Self::ResendOtp => "resend_otp",
+            Self::Login => "login",
+            Self::RefreshToken => "token_refresh",
+            Self::VerifyToken => "token_verify",
+            Self::Logout => "logout",
+            Self::Me => "me",
+            Self::UpdateMe => "profile_update",
+            Self::Live => "live",
+            Self::Ready => "ready",
+        }
+    }
+
+    /// Which limits it is under (contract §4).
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Register | Self::VerifyOtp | Self::ResendOtp | Self::Login => Class::Credential,
+            Self::RefreshToken | Self::Logout => Class::Sustained,
+            Self::VerifyToken => Class::TokenVerify,
+            Self::Me | Self::UpdateMe => Class::General,
+            Self::Live | Self::Ready => Class::Free,
+        }
+    }
+
+    /// Whether it asks for an access token.
+    pub const fn needs_bearer(self) -> bool {
+        matches!(self, Self::Logout | Self::Me | Self::UpdateMe)
+    }
+}
+
+/// Where a route's path begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Below `/api/v1` or `/api/v2`.
+    Versioned,
+    /// At the root, on both engines; answers repeat `data` at the top level (contract §2).
+    Legacy,
+    /// At the root, on both engines.
+    Bare,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// HTTP method.
+    pub method: &'static str,
+    /// Where the path begins.
+    pub scope: Scope,
+    /// The path without a trailing slash.
+    pub path: &'static str,
+    /// What it does.
+    pub operation: Operation,
+}
+
+const fn route(method: &'static str, scope: Scope, path: &'static str, operation: Operation) -> Route {
+    Route { method, scope, path, operation }
+}
+
+/// Every route.
+pub const ROUTES: &[Route] = &[
+    route("POST", Scope::Versioned, "/auth/register", Operation::Register),
+    route("POST", Scope::Versioned, "/auth/verify-otp", Operation::VerifyOtp),
+    route("POST", Scope::Versioned, "/auth/resend-otp", Operation::ResendOtp),
+    route("POST", Scope::Versioned, "/auth/login", Operation::Login),
+    route("POST", Scope::Versioned, "/auth/token/refresh", Operation::RefreshToken),
+    route("POST", Scope::Versioned, "/auth/token/verify", Operation::VerifyToken),
+    route("POST", Scope::Versioned, "/auth/logout", Operation::Logout),
+    route("GET", Scope::Versioned, "/auth/me", Operation::Me),
+    route("PATCH", Scope::Versioned, "/auth/me", Operation::UpdateMe),
+    route("GET", Scope::Versioned, "/profile/me", Operation::Me),
+    route("PATCH", Scope::Versioned, "/profile/me", Operation::UpdateMe),
+    route("POST", Scope::Legacy, "/auth/login", Operation::Login),
+    route("POST", Scope::Legacy, "/auth/register", Operation::Register),
+    route("POST", Scope::Legacy, "/auth/logout", Operation::Logout),
+    route("POST", Scope::Legacy, "/auth/token/refresh", Operation::RefreshToken),
+    route("POST", Scope::Legacy, "/auth/verify-otp", Operation::VerifyOtp),
+    route("POST", Scope::Legacy, "/auth/resend-otp", Operation::ResendOtp),
+    route("GET", Scope::Bare, "/health/live", Operation::Live),
+    route("GET", Scope::Bare, "/health/ready", Operation::Ready),
+];
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matched {
+    /// An operation.
+    Operation {
+        /// Which.
+        operation: Operation,
+        /// Whether by a legacy alias.
+        is_legacy: bool,
+    },
+    /// What a path can do (OPTIONS; CORS pre-flight), with its `Allow`.
+    Options,
+}
+
+/// Looks a request up.
+///
+/// # Errors
+/// 404 `not_found`, 405 `method_not_allowed`.
+pub fn find(version: Version, method: &str, path: &str) -> Result<Matched, Problem> {
+    let bare = path.strip_suffix('/').unwrap_or(path);
+    let versioned = below_api(bare, version);
+    let is_here = |route: &&Route| match route.scope {
+        Scope::Versioned => versioned == Some(route.path),
+        Scope::Legacy | Scope::Bare => bare == route.path,
+    };
+    // A GET route answers HEAD too (RFC 9110 §9.3.2).
+    let asked = if method == "HEAD" { "GET" } else { method };
+    let mut allow = Vec::new();
+    for route in ROUTES.iter().filter(is_here) {
+        if route.method == asked {
+            let is_legacy = route.scope == Scope::Legacy;
+            return Ok(Matched::Operation { operation: route.operation, is_legacy });
+        }
+        allow.push(route.method);
+        if route.method == "GET" {
+            allow.push("HEAD");
+        }
+    }
+    if allow.is_empty() {
+        return Err(not_found(version, bare));
+    }
+    if method == "OPTIONS" {
+        return Ok(Matched::Options);
+    }
+    allow.push("OPTIONS");
+    let allow = Some(allow.join(", "));
+    Err(Problem { allow, ..Problem::new(405, "method_not_allowed", "This method is not allowed here.") })
+}
+
+/// The methods of a path, for `Allow`.
+pub fn methods(version: Version, path: &str) -> String {
+    find(version, "", path).err().and_then(|problem| problem.allow).unwrap_or_default()
+}
+
+fn below_api(path: &str, version: Version) -> Option<&str> {
+    path.strip_prefix("/api/")?.strip_prefix(version.word()).filter(|rest| rest.starts_with('/'))
+}
+
+fn not_found(version: Version, path: &str) -> Problem {
+    let other = version.other();
+    let problem = Problem::new(404, "not_found", "There is nothing at this path.");
+    if below_api(path, other).is_none() {
+        return problem;
+    }
+    let message = format!("There is no /api/{}/ on this port: another port serves it.", other.word());
+    Problem { message: message.into(), ..problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(method: &str, path: &str) -> Option<(Operation, bool)> {
+        match find(Version::V1, method, path) {
+            Ok(Matched::Operation { operation, is_legacy }) => Some((operation, is_legacy)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_path_is_found_with_and_without_its_slash() {
+        assert_eq!(operation("POST", "/api/v1/auth/login/"), Some((Operation::Login, false)));
+        assert_eq!(operation("POST", "/api/v1/auth/login"), Some((Operation::Login, false)));
+        assert_eq!(operation("POST", "/auth/login/"), Some((Operation::Login, true)));
+        assert_eq!(operation("HEAD", "/health/live"), Some((Operation::Live, false)));
+        for path in [
+            "/",
+            "",
+            "/api/v1",
+            "/api/v1//auth/login",
+            "/api/v1/auth/login//",
+            "/API/v1/auth/login",
+            "/api/v10/auth/me",
+        ] {
+            assert_eq!(operation("POST", path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_which_there_are() {
+        let problem = find(Version::V2, "DELETE", "/api/v2/auth/me/").unwrap_err();
+        assert_eq!((problem.status, problem.allow.as_deref()), (405, Some("GET, HEAD, PATCH, OPTIONS")));
+        assert_eq!(find(Version::V2, "OPTIONS", "/api/v2/auth/me/"), Ok(Matched::Options));
+    }
+
+    #[test]
+    fn the_other_engines_paths_say_so() {
+        let problem = find(Version::V1, "POST", "/api/v2/auth/login/").unwrap_err();
+        assert!(problem.status == 404 && problem.message.contains("/api/v2/"));
+    }
+
+    #[test]
+    fn no_route_stands_twice() {
+        for (n, one) in ROUTES.iter().enumerate() {
+            assert!(
+                ROUTES
+                    .iter()
+                    .skip(n + 1)
+                    .all(|two| (one.method, one.scope, one.path) != (two.method, two.scope, two.path))
+            );
+        }
+    }
+}

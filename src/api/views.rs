@@ -1,0 +1,114 @@
+//! The shapes in which users and tokens are shown (contract §3).
+
+use serde::Serialize;
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+
+use crate::services::{
+    model::{Role, User},
+    session::SignedIn,
+    verify_otp::identifier_of,
+};
+
+/// `data` of every sign-in.
+#[derive(Serialize)]
+pub struct LoginData<'a> {
+    access: &'a str,
+    refresh: &'a str,
+    expires_in: u64,
+    token_type: &'static str,
+    user_id: String,
+    role: Role,
+    identifying_info: String,
+    is_verified: bool,
+    user: UserView<'a>,
+}
+
+impl<'a> LoginData<'a> {
+    /// Of somebody who has just signed in.
+    pub fn new(signed_in: &'a SignedIn) -> Self {
+        let SignedIn { user, tokens } = signed_in;
+        Self {
+            access: &tokens.access,
+            refresh: &tokens.refresh,
+            expires_in: tokens.expires_in,
+            token_type: "Bearer",
+            user_id: user.id.to_string(),
+            role: user.role,
+            identifying_info: identifier_of(user).map(|it| it.as_str().to_owned()).unwrap_or_default(),
+            is_verified: user.is_verified,
+            user: UserView::new(user),
+        }
+    }
+}
+
+/// A user as sign-ins show it.
+#[derive(Serialize)]
+pub struct UserView<'a> {
+    id: String,
+    user_id: String,
+    email: Option<&'a str>,
+    phone: Option<&'a str>,
+    first_name: &'a str,
+    last_name: &'a str,
+    role: Role,
+    auth_provider: &'static str,
+    is_verified: bool,
+    is_staff: bool,
+    avatar: &'a str,
+    pid: &'a str,
+    date_joined: String,
+    last_login: Option<String>,
+}
+
+impl<'a> UserView<'a> {
+    /// Of a user.
+    pub fn new(user: &'a User) -> Self {
+        Self {
+            id: user.id.to_string(),
+            user_id: user.id.to_string(),
+            email: user.email.as_deref(),
+            phone: user.phone.as_deref(),
+            first_name: &user.first_name,
+            last_name: &user.last_name,
+            role: user.role,
+            auth_provider: user.auth_provider.word(),
+            is_verified: user.is_verified,
+            is_staff: user.role.is_staff(),
+            avatar: &user.avatar,
+            pid: &user.pid,
+            date_joined: rfc3339(user.created_at),
+            last_login: user.last_login_at.map(rfc3339),
+        }
+    }
+}
+
+/// A user as they see themselves.
+#[derive(Serialize)]
+pub struct ProfileView<'a> {
+    #[serde(flatten)]
+    user: UserView<'a>,
+    bio: &'a str,
+    country: &'a str,
+    state: &'a str,
+    city: &'a str,
+    address: &'a str,
+}
+
+impl<'a> ProfileView<'a> {
+    /// Of a user.
+    pub fn new(user: &'a User) -> Self {
+        Self {
+            user: UserView::new(user),
+            bio: &user.bio,
+            country: &user.country,
+            state: &user.state,
+            city: &user.city,
+            address: &user.address,
+        }
+    }
+}
+
+/// RFC 3339, UTC, with `Z` (contract §1).
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.to_offset(UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()
+}

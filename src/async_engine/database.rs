@@ -1,0 +1,221 @@
+//! Pools of connections that do not block, and units of work on them.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool::{
+    Runtime,
+    managed::{Manager, Timeouts},
+};
+use diesel::{ConnectionError, ConnectionResult, SqliteConnection};
+use diesel_async::{
+    AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _,
+    TransactionManager as _,
+    pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod, deadpool::Pool},
+    sync_connection_wrapper::{SyncConnectionWrapper, SyncTransactionManagerWrapper},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{lease::Lease, sqlite_thread::SqliteThread};
+use crate::{
+    services::error::Unavailable,
+    settings::{DatabaseUrl, Settings},
+    store::{postgres_tls, sql, sqlite_pragmas},
+};
+
+type EmbeddedConnection = SyncConnectionWrapper<SqliteConnection, SqliteThread>;
+type SqliteTransactions = SyncTransactionManagerWrapper<diesel::connection::AnsiTransactionManager>;
+
+/// The durable database, as a pool.
+#[derive(Clone)]
+pub enum Database {
+    /// A file; one unit of work writes at a time, and the others wait without a thread.
+    Sqlite(Pool<EmbeddedConnection>, Arc<Mutex<()>>, Duration),
+    /// A server. Each worker has a pool of its own: a connection lives on the runtime that made it.
+    Postgres(Pool<AsyncPgConnection>),
+}
+
+/// A connection on loan from its pool.
+#[expect(clippy::large_enum_variant, reason = "one a request, on its stack; a box would cost an allocation each time")]
+pub enum Connection {
+    /// To the file, perhaps with the right to write.
+    Sqlite(Lease<AsyncDieselConnectionManager<EmbeddedConnection>>, Option<OwnedMutexGuard<()>>),
+    /// To the server.
+    Postgres(Lease<AsyncDieselConnectionManager<AsyncPgConnection>>),
+}
+
+impl Database {
+    /// Makes a pool of `size` connections; they are opened as they are needed.
+    ///
+    /// # Errors
+    /// The pool or its TLS roots cannot be set up.
+    pub fn new(settings: &Settings, size: usize) -> Result<Self, Unavailable> {
+        let timeout = settings.database.timeout;
+        match settings.database() {
+            DatabaseUrl::Sqlite(path) => {
+                let pragmas = sqlite_pragmas(timeout, settings.database.durability);
+                let config = config(move |url: String| {
+                    let pragmas = pragmas.clone();
+                    async move {
+                        let mut conn = EmbeddedConnection::establish(&url).await?;
+                        let set = conn.batch_execute(&pragmas).await;
+                        set.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                        Ok(conn)
+                    }
+                });
+                let manager = AsyncDieselConnectionManager::new_with_config(path.to_string_lossy(), config);
+                Ok(Self::Sqlite(pool(manager, size, timeout)?, Arc::default(), timeout))
+            }
+            DatabaseUrl::Postgres(url) => {
+                let tls = postgres_tls::client_config(settings, url.expose()).map_err(Unavailable::database)?;
+                let tls = tls.map(MakeRustlsConnect::new);
+                let setup = sql::postgres_setup(timeout);
+                let config = config(move |url: String| {
+                    let (tls, setup) = (tls.clone(), setup.clone());
+                    async move { connect(&url, tls, &setup, timeout).await }
+                });
+                let manager = AsyncDieselConnectionManager::new_with_config(url.expose(), config);
+                Ok(Self::Postgres(pool(manager, size, timeout)?))
+            }
+        }
+    }
+
+    /// Takes a connection; waits no longer than `database.timeout`.
+    ///
+    /// # Errors
+    /// None is free, or none can be made.
+    pub async fn check_out(&self) -> Result<Connection, Unavailable> {
+        match self {
+            Self::Sqlite(pool, ..) => pool.get().await.map(|conn| Connection::Sqlite(conn.into(), None)),
+            Self::Postgres(pool) => pool.get().await.map(|conn| Connection::Postgres(conn.into())),
+        }
+        .map_err(Unavailable::database)
+    }
+
+    /// Takes a connection for a unit of work.
+    ///
+    /// # Errors
+    /// As [`Self::check_out`].
+    pub async fn check_out_to_write(&self) -> Result<Connection, Unavailable> {
+        let Self::Sqlite(_, writer, timeout) = self else { return self.check_out().await };
+        // First the right to write, then a connection: waiters must not hold the readers' connections.
+        let waited = tokio::time::timeout(*timeout, Arc::clone(writer).lock_owned()).await;
+        let guard = waited.map_err(|_elapsed| Unavailable::database("the writer is busy"))?;
+        match self.check_out().await? {
+            Connection::Sqlite(lease, _) => Ok(Connection::Sqlite(lease, Some(guard))),
+            other => Ok(other),
+        }
+    }
+}
+
+fn config<C, F>(setup: impl Fn(String) -> F + Send + Sync + 'static) -> ManagerConfig<C>
+where
+    C: diesel_async::AsyncConnection + 'static,
+    F: Future<Output = ConnectionResult<C>> + Send + 'static,
+{
+    let mut config = ManagerConfig::default();
+    // A round trip a checkout is saved: a closed connection says so, a spoilt one was not pooled.
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(move |url| Box::pin(setup(url.to_owned())));
+    config
+}
+
+fn pool<M: Manager + 'static>(
+    manager: M,
+    size: usize,
+    timeout: Duration,
+) -> Result<deadpool::managed::Pool<M>, Unavailable> {
+    let timeouts = Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) };
+    let builder = deadpool::managed::Pool::builder(manager).max_size(size);
+    builder.timeouts(timeouts).runtime(Runtime::Tokio1).build().map_err(Unavailable::database)
+}
+
+async fn connect(
+    url: &str,
+    tls: Option<MakeRustlsConnect>,
+    setup: &str,
+    timeout: Duration,
+) -> ConnectionResult<AsyncPgConnection> {
+    let bad = |error: tokio_postgres::Error| ConnectionError::BadConnection(reason(&error));
+    let mut config: tokio_postgres::Config = postgres_tls::without_tls_parameters(url).parse().map_err(bad)?;
+    config.connect_timeout(timeout).tcp_user_timeout(timeout);
+    let mut conn = match tls {
+        Some(tls) => {
+            config.ssl_mode(tokio_postgres::config::SslMode::Require);
+            let (client, connection) = config.connect(tls).await.map_err(bad)?;
+            AsyncPgConnection::try_from_client_and_connection(client, connection).await?
+        }
+        None => {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
+            AsyncPgConnection::try_from_client_and_connection(client, connection).await?
+        }
+    };
+    conn.batch_execute(setup).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+// tokio-postgres' own `Display` leaves out the cause.
+fn reason(error: &tokio_postgres::Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+impl Connection {
+    fn in_unit(&mut self) -> &mut bool {
+        match self {
+            Self::Sqlite(conn, _) => &mut conn.in_unit,
+            Self::Postgres(conn) => &mut conn.in_unit,
+        }
+    }
+
+    /// Begins a unit of work. Dropped before it has ended, it is undone.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn begin(&mut self) -> Result<(), Unavailable> {
+        *self.in_unit() = true;
+        match self {
+            // A unit that will write says so at once, and never has to be told to start over.
+            Self::Sqlite(conn, _) => {
+                let begin = |conn: &mut SqliteConnection| {
+                    diesel::connection::AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")
+                };
+                let begun = conn.spawn_blocking(begin).await;
+                conn.note(begun)
+            }
+            Self::Postgres(conn) => {
+                let begun = AnsiTransactionManager::begin_transaction(&mut **conn).await;
+                conn.note(begun)
+            }
+        }
+    }
+
+    /// Ends a unit of work: keeps it, or undoes it.
+    ///
+    /// # Errors
+    /// The database is away, or refuses to commit: then nothing is kept.
+    pub async fn end(&mut self, keep: bool) -> Result<(), Unavailable> {
+        let ended = match self {
+            Self::Sqlite(conn, writer) => {
+                let ended = match keep {
+                    true => SqliteTransactions::commit_transaction(&mut **conn).await,
+                    false => SqliteTransactions::rollback_transaction(&mut **conn).await,
+                };
+                if ended.is_ok() {
+                    *writer = None;
+                }
+                conn.note(ended)
+            }
+            Self::Postgres(conn) => {
+                let ended = match keep {
+                    true => AnsiTransactionManager::commit_transaction(&mut **conn).await,
+                    false => AnsiTransactionManager::rollback_transaction(&mut **conn).await,
+                };
+                conn.note(ended)
+            }
+        };
+        *self.in_unit() = ended.is_err();
+        ended
+    }
+}

@@ -1,0 +1,98 @@
+//! From actix's request to a call, and from a reply to actix's response.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::{BodySize, MessageBody},
+    http::{
+        StatusCode,
+        header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    },
+    web::{Bytes, BytesMut, Payload},
+};
+use tokio::time::timeout;
+
+use crate::api::{
+    BodyError, Call, Edge, Reply, Version,
+    call::{BODY_BYTES, Parts},
+};
+
+/// Reads a request and its body.
+pub async fn call(edge: &Edge, request: &HttpRequest, payload: &mut Payload, deadline: Duration) -> Call {
+    let body = timeout(deadline, body(request, payload)).await.unwrap_or(Err(BodyError::TimedOut));
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let parts = Parts {
+        method: request.method().as_str().to_owned(),
+        target: request.uri().to_string(),
+        headers,
+        peer: request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip()),
+        body,
+    };
+    Call::new(Version::V2, edge, parts)
+}
+
+async fn body(request: &HttpRequest, payload: &mut Payload) -> Result<Vec<u8>, BodyError> {
+    let headers = request.headers();
+    let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    // Without either there is no body, and waiting for one would wait for the end of the connection.
+    if declared.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(Vec::new());
+    }
+    if declared.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > BODY_BYTES)) {
+        return Err(BodyError::TooLarge);
+    }
+    let mut read = BytesMut::new();
+    while let Some(chunk) = std::future::poll_fn(|context| next(payload, context)).await {
+        let chunk = chunk.or(Err(BodyError::Malformed))?;
+        if read.len() + chunk.len() > BODY_BYTES {
+            return Err(BodyError::TooLarge);
+        }
+        read.extend_from_slice(&chunk);
+    }
+    Ok(read.to_vec())
+}
+
+fn next(
+    payload: &mut Payload,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, actix_web::error::PayloadError>>> {
+    futures_core::Stream::poll_next(Pin::new(payload), context)
+}
+
+/// Makes a response. One that refuses an unread body takes the payload along: dropped earlier,
+/// actix would read the rest of it, however much that is.
+pub fn response(reply: Reply, payload: Payload) -> HttpResponse {
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut builder = HttpResponse::build(status);
+    for (name, value) in reply.headers {
+        builder.append_header((name, value));
+    }
+    if !reply.closes {
+        return builder.body(reply.body);
+    }
+    builder.force_close().body(Unread { body: Some(Bytes::from(reply.body)), _payload: payload })
+}
+
+struct Unread {
+    body: Option<Bytes>,
+    _payload: Payload,
+}
+
+impl MessageBody for Unread {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.body.as_ref().map_or(0, |body| u64::try_from(body.len()).unwrap_or(u64::MAX)))
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        Poll::Ready(self.body.take().map(Ok))
+    }
+}

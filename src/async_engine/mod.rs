@@ -1,0 +1,21 @@
+//! Version 2: a few threads, many requests, and whoever must wait steps aside.
+
+mod database;
+mod ephemeral;
+mod extract;
+mod handlers;
+mod hasher;
+mod lease;
+mod mailer;
+mod ports;
+mod pump;
+mod routes;
+mod sms;
+mod sqlite_thread;
+mod store;
+
+pub use database::Database;
+pub use ephemeral::EphemeralStore;
+pub use hasher::Hasher;
+pub use ports::AsyncPorts;
+pub use routes::{Engine, Shared, start};

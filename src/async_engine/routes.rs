@@ -1,0 +1,177 @@
+//! The async engine's port: takes requests from actix, finds their operation, answers.
+
+use std::{
+    error::Error,
+    net::TcpListener,
+    num::NonZero,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle, available_parallelism},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer,
+    dev::ServerHandle,
+    rt::System,
+    web::{self, Data, Payload},
+};
+use socket2::SockRef;
+use tracing::Instrument as _;
+
+use super::{
+    database::Database,
+    ephemeral::EphemeralStore,
+    extract, handlers,
+    hasher::Hasher,
+    ports::AsyncPorts,
+    pump::{Pump, Wake},
+};
+use crate::{
+    api::{Edge, Matched, Reply, framing, log},
+    parts,
+    services::{error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy},
+    settings::Settings,
+};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// What the engine is built of.
+pub struct Shared {
+    /// The configuration.
+    pub settings: Settings,
+    /// The operator's decisions.
+    pub policy: Arc<Policy>,
+    /// Derived from the master secret.
+    pub keys: Arc<Keys>,
+    /// Proxies, origins, cookies.
+    pub edge: Arc<Edge>,
+    /// Counters that both engines share.
+    pub limiter: Arc<LocalLimiter>,
+}
+
+/// A running engine.
+pub struct Engine {
+    handle: ServerHandle,
+    thread: JoinHandle<bool>,
+}
+
+impl Engine {
+    /// Takes no more connections, lets running requests finish within `http.shutdown_grace`,
+    /// settles letters; `true` when all was done in time.
+    pub fn stop(self) -> bool {
+        // The command is sent at once; the engine's own thread sees to it.
+        drop(self.handle.stop(true));
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+/// Starts serving on an open listener, on threads of its own.
+///
+/// # Errors
+/// A pool, a thread or the mailer cannot be set up.
+pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
+    // A client that does not read is cut off by the kernel, and cannot make us buffer much.
+    let socket = SockRef::from(&listener);
+    socket.set_tcp_user_timeout(Some(shared.settings.http.write_timeout))?;
+    socket.set_recv_buffer_size(16 << 10)?;
+    let (started, ready) = mpsc::channel();
+    let thread = thread::Builder::new().name("v2".into()).spawn(move || {
+        System::new().block_on(async move {
+            match prepare(listener, shared) {
+                Ok((server, pump)) => {
+                    let _ = started.send(Ok(server.handle()));
+                    let ended = server.await;
+                    pump.stop().await;
+                    ended.is_ok()
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    false
+                }
+            }
+        })
+    })?;
+    let handle = ready.recv()??;
+    Ok(Engine { handle, thread })
+}
+
+fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump), Failure> {
+    let Shared { settings, policy, keys, edge, limiter } = shared;
+    let workers = match settings.engines.v2.workers {
+        0 => available_parallelism().map_or(1, NonZero::get),
+        workers => workers,
+    };
+    let hasher = Hasher::start(&settings, parts::hash_params(&settings), parts::hash_slots(&settings))?;
+    let wake = Arc::new(Wake::default());
+    // SQLite's connections live on threads of their own and serve all workers; a PostgreSQL or
+    // Redis connection lives on the worker that made it.
+    let embedded = match settings.database() {
+        crate::settings::DatabaseUrl::Sqlite(_) => Some(Database::new(&settings, settings.database.pool.into())?),
+        crate::settings::DatabaseUrl::Postgres(_) => None,
+    };
+    let ports = move |settings: &Settings, share: usize| -> Result<AsyncPorts, Unavailable> {
+        let size = |pool: u16| usize::from(pool).div_ceil(share).max(2);
+        let database = match &embedded {
+            Some(database) => database.clone(),
+            None => Database::new(settings, size(settings.database.pool))?,
+        };
+        let ephemeral = EphemeralStore::new(settings, &database, Arc::clone(&limiter), size(settings.store.pool))?;
+        let (hasher, policy) = (hasher.clone(), Arc::clone(&policy));
+        Ok(AsyncPorts { database, ephemeral, hasher, policy, keys: Arc::clone(&keys), wake: Arc::clone(&wake) })
+    };
+    let pump = Pump::start(&settings, &ports(&settings, usize::MAX)?)?;
+    // What fails here would fail in each worker, where nobody could be told.
+    drop(ports(&settings, workers)?);
+    let http = settings.http.clone();
+    let deadline = Data::new(Deadline(http.body_timeout));
+    let edge = Data::from(edge);
+    let server = HttpServer::new(move || {
+        #[expect(clippy::expect_used, reason = "the same call has just succeeded, and connects to nothing")]
+        let ports = ports(&settings, workers).expect("pools that were built before");
+        App::new()
+            .app_data(Data::new(ports))
+            .app_data(edge.clone())
+            .app_data(deadline.clone())
+            .default_service(web::to(answer))
+    })
+    .workers(workers)
+    .client_request_timeout(http.head_timeout)
+    .client_disconnect_timeout(Duration::from_secs(1))
+    .keep_alive(http.idle_timeout)
+    .shutdown_timeout(http.shutdown_grace.as_secs().max(1))
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    Ok((server, pump))
+}
+
+struct Deadline(Duration);
+
+async fn answer(
+    request: HttpRequest,
+    mut payload: Payload,
+    ports: Data<AsyncPorts>,
+    edge: Data<Edge>,
+    deadline: Data<Deadline>,
+) -> HttpResponse {
+    let began = Instant::now();
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    if let Some(status) = framing::refuse_ambiguous(request.method().as_str(), &request.uri().to_string(), headers) {
+        return extract::response(Reply::bare(status), payload);
+    }
+    let call = extract::call(&edge, &request, &mut payload, deadline.0).await;
+    let matched = call.route();
+    let span = log::span(&call, &matched);
+    let reply = async {
+        let reply = match matched {
+            Ok(Matched::Operation { operation, is_legacy }) => {
+                Reply::new(&edge, &call, is_legacy, handlers::handle(&ports, &edge, &call, operation).await)
+            }
+            Ok(Matched::Options) => Reply::options(&edge, &call),
+            Err(problem) => Reply::problem(&edge, &call, &problem),
+        };
+        log::answered(&reply, began);
+        reply
+    };
+    extract::response(reply.instrument(span).await, payload)
+}

@@ -1,0 +1,5 @@
+//! The `bifrons` binary.
+
+fn main() -> std::process::ExitCode {
+    bifrons::cli::main()
+}

@@ -1,0 +1,138 @@
+//! `bifrons serve`: prepares the database, starts the engines that are on, stops them on a signal.
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _, Write as _},
+    net::TcpListener,
+    sync::Arc,
+};
+
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::{
+    api::Edge,
+    async_engine, parts,
+    services::limits::LocalLimiter,
+    settings::{MailUrl, Settings, SmsUrl},
+    store::migrations,
+    sync_engine::{self, BlockingPorts, Database, EphemeralStore, Hasher, Pump},
+    telemetry,
+};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Serves until SIGTERM or SIGINT; then takes no new connections, lets running requests finish
+/// within `http.shutdown_grace`, settles the letters that are being sent, and returns.
+///
+/// # Errors
+/// What keeps the gateway from starting, or requests that outlived the grace time.
+pub fn serve(settings: &Settings) -> Result<(), Failure> {
+    telemetry::install(settings)?;
+    // From here on a signal is an orderly stop, however early it comes.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    settings.create_data_dir()?;
+    let keys = Arc::new(parts::keys(settings)?);
+    migrations::prepare(settings, &keys)?;
+    let policy = Arc::new(parts::policy(settings));
+    let edge = Arc::new(Edge::new(settings));
+    let limiter = Arc::new(LocalLimiter::default());
+    let (v1, v2) = (&settings.engines.v1, &settings.engines.v2);
+
+    // Both addresses are taken before either engine answers.
+    let v1_listener = v1.enabled.then(|| listen(v1.bind)).transpose()?;
+    let v2_listener = v2.enabled.then(|| listen(v2.bind)).transpose()?;
+
+    let sync_side = match v1_listener {
+        Some(listener) => {
+            let database = Database::new(settings);
+            let ports = BlockingPorts {
+                ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
+                hasher: Hasher::new(settings, parts::hash_params(settings), parts::hash_slots(settings)),
+                policy: Arc::clone(&policy),
+                keys: Arc::clone(&keys),
+                wake: Arc::default(),
+                database,
+            };
+            let pump = Pump::start(settings, &ports)?;
+            let server = sync_engine::start(settings, listener, ports, Arc::clone(&edge))?;
+            tracing::info!(engine = "sync", address = %server.address(), "listening");
+            Some((server, pump))
+        }
+        None => None,
+    };
+    let async_side = match v2_listener {
+        Some(listener) => {
+            let address = listener.local_addr()?;
+            let shared = async_engine::Shared { settings: settings.clone(), policy, keys, edge, limiter };
+            let engine = async_engine::start(listener, shared)?;
+            tracing::info!(engine = "async", %address, "listening");
+            Some(engine)
+        }
+        None => None,
+    };
+    announce(settings);
+
+    let signal = signals.forever().next();
+    tracing::info!(signal, "stopping");
+    let grace = settings.http.shutdown_grace;
+    // Both stop at the same time; a second signal ends the process at once.
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            std::process::exit(130);
+        }
+    });
+    let stopping = async_side.map(|engine| std::thread::spawn(move || engine.stop()));
+    let mut is_clean = true;
+    if let Some((server, pump)) = sync_side {
+        is_clean &= server.close(grace);
+        pump.stop();
+    }
+    if let Some(stopping) = stopping {
+        is_clean &= stopping.join().unwrap_or(false);
+    }
+    if !is_clean {
+        return Err("some requests did not finish within http.shutdown_grace".into());
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+// A restart must not wait for the old connections' last state.
+fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(1024)?;
+        Ok(socket.into())
+    };
+    Ok(open().map_err(|error| format!("cannot listen on {address}: {error}"))?)
+}
+
+fn announce(settings: &Settings) {
+    if !io::stdout().is_terminal() {
+        return;
+    }
+    let mut lines = vec!["bifrons is ready.".to_owned()];
+    let engines = &settings.engines;
+    if engines.v1.enabled {
+        lines.push(format!("  v1 (blocking)  http://{}/api/v1/", engines.v1.bind));
+    }
+    if engines.v2.enabled {
+        lines.push(format!("  v2 (async)     http://{}/api/v2/", engines.v2.bind));
+    }
+    lines.push(match settings.mail() {
+        MailUrl::File(directory) => format!("  mail           {}/*.eml", directory.display()),
+        MailUrl::Smtp { host, port, .. } => format!("  mail           by SMTP to {host}:{port}"),
+    });
+    lines.push(match settings.sms() {
+        SmsUrl::File(directory) => format!("  text messages  {}/*.txt", directory.display()),
+        SmsUrl::Twilio { .. } => "  text messages  by Twilio".to_owned(),
+    });
+    lines.push("Stop with Ctrl-C.\n".to_owned());
+    let _ = io::stdout().write_all(lines.join("\n").as_bytes());
+}

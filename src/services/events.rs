@@ -1,0 +1,55 @@
+//! What happened, for later subscribers: written to the outbox in the unit of work that did it.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{EndReason, SessionId, UserId};
+
+/// A domain event. It names users and sessions by id; personal data stays in the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Event {
+    /// An account was made; it is not verified yet unless an operator made it.
+    UserRegistered {
+        /// Whose.
+        user_id: UserId,
+    },
+    /// A code proved the address or number.
+    UserVerified {
+        /// Whose.
+        user_id: UserId,
+    },
+    /// Somebody signed in.
+    SessionStarted {
+        /// Who.
+        user_id: UserId,
+        /// The new session.
+        session_id: SessionId,
+    },
+    /// A session ended before its time.
+    SessionEnded {
+        /// Whose.
+        user_id: UserId,
+        /// Which.
+        session_id: SessionId,
+        /// Why.
+        reason: EndReason,
+    },
+    /// Profile fields changed.
+    ProfileChanged {
+        /// Whose.
+        user_id: UserId,
+    },
+}
+
+impl Event {
+    /// The name that subscribers know it by.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::UserRegistered { .. } => "UserRegistered",
+            Self::UserVerified { .. } => "UserVerified",
+            Self::SessionStarted { .. } => "SessionStarted",
+            Self::SessionEnded { .. } => "SessionEnded",
+            Self::ProfileChanged { .. } => "ProfileChanged",
+        }
+    }
+}

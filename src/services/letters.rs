@@ -1,0 +1,497 @@
+//! The letters the gateway writes to people, and how they read as mail and as a text message.
+
+use std::fmt;
+
+use askama::Template;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// Most characters of an untrusted value that are shown in a letter.
+const SHOWN: usize = 48;
+
+/// Most characters of one GSM text message.
+const TEXT_MESSAGE: usize = 160;
+
+/// A letter before it is put into words.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "template", rename_all = "snake_case")]
+pub enum Letter {
+    /// A one-time code that proves the address.
+    VerificationCode {
+        /// The digits.
+        code: String,
+        /// For how many minutes the code is good.
+        minutes: u64,
+    },
+    /// Someone registered with an address that already has an account.
+    AlreadyRegistered {
+        /// Where to sign in, made from `public_url`.
+        sign_in_url: String,
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
+    /// A refresh token was used twice and its session was ended (RFC 9700 section 4.14).
+    SessionReuseDetected {
+        /// When the token was used again.
+        #[serde(with = "time::serde::rfc3339")]
+        when: OffsetDateTime,
+        /// Browser of the session, as parsed from its user agent.
+        browser: String,
+        /// Operating system of the session, as parsed from its user agent.
+        os: String,
+    },
+    /// The account was confirmed, but its pending password was contested and is gone.
+    PasswordRemoved {
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
+}
+
+// Codes and addresses must not reach a log by way of `{:?}`.
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VerificationCode { .. } => "Letter::VerificationCode",
+            Self::AlreadyRegistered { .. } => "Letter::AlreadyRegistered",
+            Self::SessionReuseDetected { .. } => "Letter::SessionReuseDetected",
+            Self::PasswordRemoved { .. } => "Letter::PasswordRemoved",
+        })
+    }
+}
+
+/// Whom a letter goes to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipient {
+    /// An e-mail address.
+    Email(String),
+    /// A phone number, E.164.
+    Phone(String),
+}
+
+impl fmt::Debug for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Email(_) => "Recipient::Email",
+            Self::Phone(_) => "Recipient::Phone",
+        })
+    }
+}
+
+/// A letter and whom it goes to; kept sealed in the outbox until it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Whom the letter goes to.
+    pub to: Recipient,
+    /// What it says.
+    pub letter: Letter,
+}
+
+/// A letter in words, for mail.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The subject line: fixed words, never text of a person or a request.
+    pub subject: String,
+    /// The plain-text part.
+    pub text: String,
+    /// The HTML part.
+    pub html: String,
+}
+
+#[derive(Template)]
+#[template(path = "verification_code.html")]
+struct VerificationCodeHtml<'a> {
+    subject: &'a str,
+    code: &'a str,
+    validity: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "verification_code.txt")]
+struct VerificationCodeText<'a> {
+    code: &'a str,
+    validity: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "already_registered.html")]
+struct AlreadyRegisteredHtml<'a> {
+    subject: &'a str,
+    sign_in_url: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "already_registered.txt")]
+struct AlreadyRegisteredText<'a> {
+    sign_in_url: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "session_reuse_detected.html")]
+struct SessionReuseDetectedHtml<'a> {
+    subject: &'a str,
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "session_reuse_detected.txt")]
+struct SessionReuseDetectedText<'a> {
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_removed.html")]
+struct PasswordRemovedHtml<'a> {
+    subject: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_removed.txt")]
+struct PasswordRemovedText<'a> {
+    reset_url: &'a str,
+}
+
+impl Letter {
+    /// The stable name of the letter's kind, the same as in its serialised form.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::VerificationCode { .. } => "verification_code",
+            Self::AlreadyRegistered { .. } => "already_registered",
+            Self::SessionReuseDetected { .. } => "session_reuse_detected",
+            Self::PasswordRemoved { .. } => "password_removed",
+        }
+    }
+
+    /// The subject line.
+    #[must_use]
+    pub fn subject(&self) -> &'static str {
+        match self {
+            Self::VerificationCode { .. } => "Your verification code",
+            Self::AlreadyRegistered { .. } => "You already have an account",
+            Self::SessionReuseDetected { .. } => "We ended one of your sessions",
+            Self::PasswordRemoved { .. } => "Choose a password for your account",
+        }
+    }
+
+    /// Puts the letter into words for mail.
+    #[must_use]
+    pub fn render(&self) -> Rendered {
+        let subject = self.subject();
+        let (text, html) = match self {
+            Self::VerificationCode { code, minutes } => {
+                let code = &one_line(code);
+                let validity = &validity(*minutes);
+                (
+                    words(&VerificationCodeText { code, validity }),
+                    words(&VerificationCodeHtml { subject, code, validity }),
+                )
+            }
+            Self::AlreadyRegistered { sign_in_url, reset_url } => {
+                let sign_in_url = &link(sign_in_url);
+                let reset_url = &link(reset_url);
+                (
+                    words(&AlreadyRegisteredText { sign_in_url, reset_url }),
+                    words(&AlreadyRegisteredHtml { subject, sign_in_url, reset_url }),
+                )
+            }
+            Self::SessionReuseDetected { when, browser, os } => {
+                let when = &in_words(*when);
+                let browser = &one_line(browser);
+                let os = &one_line(os);
+                (
+                    words(&SessionReuseDetectedText { when, browser, os }),
+                    words(&SessionReuseDetectedHtml { subject, when, browser, os }),
+                )
+            }
+            Self::PasswordRemoved { reset_url } => {
+                let reset_url = &link(reset_url);
+                (words(&PasswordRemovedText { reset_url }), words(&PasswordRemovedHtml { subject, reset_url }))
+            }
+        };
+        Rendered { subject: subject.to_owned(), text, html }
+    }
+
+    /// Puts the letter into one GSM text message of at most 160 characters, a code first.
+    #[must_use]
+    pub fn sms(&self) -> String {
+        match self {
+            Self::VerificationCode { code, minutes } => format!(
+                "{} is your verification code. {} Do not give it to anyone.",
+                gsm(&one_line(code)),
+                validity(*minutes)
+            ),
+            Self::AlreadyRegistered { sign_in_url, .. } => {
+                with_link("This number already has an account. If you just registered, sign in instead.", sign_in_url)
+            }
+            Self::SessionReuseDetected { .. } => "We ended one of your sessions because its \
+                 token was used twice. If you do not recognise this, change your password."
+                .to_owned(),
+            Self::PasswordRemoved { reset_url } => {
+                with_link("Your number is confirmed. Choose a password to be able to sign in.", reset_url)
+            }
+        }
+    }
+}
+
+fn words(template: &impl Template) -> String {
+    template.render().expect("a template that only shows strings does not fail")
+}
+
+fn validity(minutes: u64) -> String {
+    match minutes {
+        0 => "It expires in less than a minute.".to_owned(),
+        1 => "It expires in 1 minute.".to_owned(),
+        many => format!("It expires in {many} minutes."),
+    }
+}
+
+fn in_words(when: OffsetDateTime) -> String {
+    let when = when.to_offset(time::UtcOffset::UTC);
+    format!("{} {} {}, {:02}:{:02} UTC", when.day(), when.month(), when.year(), when.hour(), when.minute())
+}
+
+/// Shows an untrusted value on one line: no control or direction characters, bounded in length.
+fn one_line(value: &str) -> String {
+    let shown: String = value.chars().map(|c| if is_breaking(c) { ' ' } else { c }).take(SHOWN).collect();
+    let shown = shown.trim();
+    if shown.is_empty() { "unknown".to_owned() } else { shown.to_owned() }
+}
+
+/// Keeps a link on one line and inert unless it is a web address.
+fn link(url: &str) -> String {
+    let url: String = url.chars().filter(|c| !is_breaking(*c) && !c.is_whitespace()).collect();
+    if url.starts_with("https://") || url.starts_with("http://") { url } else { String::new() }
+}
+
+fn is_breaking(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Replaces what is outside the part of the GSM alphabet that takes one septet each.
+fn gsm(text: &str) -> String {
+    text.chars().map(|c| if is_gsm(c) { c } else { '?' }).collect()
+}
+
+fn is_gsm(c: char) -> bool {
+    (' '..='~').contains(&c) && !matches!(c, '`' | '^' | '{' | '}' | '[' | ']' | '~' | '\\' | '|')
+}
+
+/// Adds the link when it fits into the same text message unchanged.
+fn with_link(sentence: &str, url: &str) -> String {
+    let url = link(url);
+    let whole = format!("{sentence} {url}");
+    if !url.is_empty() && whole.chars().count() <= TEXT_MESSAGE && url.chars().all(is_gsm) {
+        whole
+    } else {
+        sentence.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code() -> Letter {
+        Letter::VerificationCode { code: "042917".to_owned(), minutes: 5 }
+    }
+
+    fn all() -> Vec<Letter> {
+        vec![
+            code(),
+            Letter::AlreadyRegistered {
+                sign_in_url: "https://id.example/sign-in".to_owned(),
+                reset_url: "https://id.example/reset?a=1&b=2".to_owned(),
+            },
+            Letter::SessionReuseDetected {
+                when: OffsetDateTime::from_unix_timestamp(1_795_215_240).unwrap(),
+                browser: "Firefox".to_owned(),
+                os: "Linux".to_owned(),
+            },
+            Letter::PasswordRemoved { reset_url: "https://id.example/reset".to_owned() },
+        ]
+    }
+
+    fn six_digits(text: &str) -> Vec<&str> {
+        text.split(|c: char| !c.is_ascii_digit()).filter(|run| run.len() == 6).collect()
+    }
+
+    #[test]
+    fn the_code_letter_reads_exactly_so() {
+        let rendered = code().render();
+        assert_eq!(rendered.subject, "Your verification code");
+        assert_eq!(
+            rendered.text.trim_end(),
+            "Your verification code is:\n\n    042917\n\nEnter it to confirm that this address is \
+             yours.\nIt expires in 5 minutes.\n\nIf you did not ask for it, ignore this \
+             message.\nDo not give the code to anyone.\n\nThis message was sent automatically. \
+             Replies are not read."
+        );
+    }
+
+    #[test]
+    fn the_code_is_one_word_and_the_only_six_digits() {
+        let rendered = code().render();
+        assert_eq!(six_digits(&rendered.text), ["042917"]);
+        assert_eq!(six_digits(&rendered.html), ["042917"]);
+        assert!(rendered.html.contains(">042917</p>"));
+        assert!(!rendered.subject.contains("042917"));
+    }
+
+    #[test]
+    fn only_the_code_letter_has_six_digits() {
+        for letter in all().iter().skip(1) {
+            let rendered = letter.render();
+            assert!(six_digits(&rendered.text).is_empty());
+            assert!(six_digits(&rendered.html).is_empty());
+            assert!(six_digits(&letter.sms()).is_empty());
+        }
+    }
+
+    #[test]
+    fn plain_text_lines_are_short() {
+        for letter in all() {
+            let text = letter.render().text;
+            assert!(text.lines().all(|line| line.chars().count() < 78), "{text}");
+        }
+    }
+
+    #[test]
+    fn letters_load_nothing_and_link_only_to_what_was_given() {
+        for letter in all() {
+            let html = letter.render().html;
+            for part in ["src=", "<img", "@import", "<link", "<script", "url("] {
+                assert!(!html.contains(part), "{part} in {html}");
+            }
+            for target in html.split("href=\"").skip(1) {
+                assert!(target.starts_with("https://id.example/"), "{target}");
+            }
+            assert!(html.contains("lang=\"en\""));
+            assert!(html.contains("prefers-color-scheme: dark"));
+        }
+    }
+
+    #[test]
+    fn given_links_are_complete_in_both_parts() {
+        let rendered = all()[1].render();
+        assert!(rendered.text.contains("\nhttps://id.example/reset?a=1&b=2\n"));
+        assert!(rendered.html.contains("href=\"https://id.example/reset?a=1&#38;b=2\""));
+    }
+
+    #[test]
+    fn the_time_is_given_in_utc() {
+        let rendered = all()[2].render();
+        assert!(rendered.text.contains("Time:    20 November 2026, 22:54 UTC"));
+    }
+
+    #[test]
+    fn markup_in_a_browser_name_is_escaped() {
+        let letter = Letter::SessionReuseDetected {
+            when: OffsetDateTime::UNIX_EPOCH,
+            browser: "<script>alert(1)</script>".to_owned(),
+            os: "\"><img src=x onerror=y>".to_owned(),
+        };
+        let rendered = letter.render();
+        assert!(!rendered.html.contains("<script"));
+        assert!(!rendered.html.contains("<img"));
+        assert!(rendered.html.contains("&#60;script&#62;"));
+        assert_eq!(rendered.subject, "We ended one of your sessions");
+    }
+
+    #[test]
+    fn line_breaks_and_direction_marks_in_a_browser_name_stay_on_its_line() {
+        let letter = Letter::SessionReuseDetected {
+            when: OffsetDateTime::UNIX_EPOCH,
+            browser: "X\r\n.\r\nBcc: a@example.org\u{2028}visit\u{202e}".to_owned(),
+            os: "\r\n\r\n".to_owned(),
+        };
+        let text = letter.render().text;
+        assert!(text.contains("Browser: X  .  Bcc: a@example.org visit\n"), "{text}");
+        assert!(text.contains("System:  unknown\n"));
+        assert!(text.lines().all(|line| line != "."));
+    }
+
+    #[test]
+    fn a_long_browser_name_is_cut() {
+        let letter = Letter::SessionReuseDetected {
+            when: OffsetDateTime::UNIX_EPOCH,
+            browser: "é".repeat(5000),
+            os: String::new(),
+        };
+        let text = letter.render().text;
+        assert!(text.lines().all(|line| line.chars().count() < 78));
+    }
+
+    #[test]
+    fn a_link_that_is_no_web_address_is_left_out() {
+        let letter = Letter::PasswordRemoved { reset_url: "javascript:alert(1)".to_owned() };
+        let rendered = letter.render();
+        assert!(!rendered.html.contains("javascript"));
+        assert!(!rendered.text.contains("javascript"));
+        assert!(!letter.sms().contains("javascript"));
+    }
+
+    #[test]
+    fn text_messages_fit_one_gsm_message_with_the_code_first() {
+        for letter in all() {
+            let text = letter.sms();
+            assert!(text.chars().count() <= TEXT_MESSAGE, "{text}");
+            assert!(text.chars().all(is_gsm), "{text}");
+        }
+        assert_eq!(
+            code().sms(),
+            "042917 is your verification code. It expires in 5 minutes. Do not give it to anyone."
+        );
+        let hostile = Letter::VerificationCode { code: "\u{1f600}\r\n".repeat(200), minutes: u64::MAX };
+        assert!(hostile.sms().chars().count() <= TEXT_MESSAGE);
+        assert!(hostile.sms().chars().all(is_gsm));
+    }
+
+    #[test]
+    fn a_link_that_does_not_fit_a_text_message_is_left_out_whole() {
+        let letter = Letter::PasswordRemoved { reset_url: format!("https://id.example/{}", "a".repeat(200)) };
+        assert!(!letter.sms().contains("https"));
+        assert!(all()[3].sms().ends_with(" https://id.example/reset"));
+    }
+
+    #[test]
+    fn the_time_left_is_said_in_good_english() {
+        assert_eq!(validity(0), "It expires in less than a minute.");
+        assert_eq!(validity(1), "It expires in 1 minute.");
+        assert_eq!(validity(10), "It expires in 10 minutes.");
+    }
+
+    #[test]
+    fn a_message_survives_the_outbox() {
+        for letter in all() {
+            let message = Message { to: Recipient::Email("ada@example.org".to_owned()), letter };
+            let sealed = serde_json::to_vec(&message).unwrap();
+            assert_eq!(serde_json::from_slice::<Message>(&sealed).unwrap(), message);
+        }
+        assert_eq!(
+            serde_json::to_value(code()).unwrap(),
+            serde_json::json!({"template": "verification_code", "code": "042917", "minutes": 5})
+        );
+    }
+
+    #[test]
+    fn the_kind_is_the_template_of_the_serialised_form() {
+        for letter in all() {
+            assert_eq!(serde_json::to_value(&letter).unwrap()["template"], letter.kind());
+        }
+    }
+
+    #[test]
+    fn debug_shows_neither_code_nor_recipient() {
+        let message = Message { to: Recipient::Phone("+2348031234567".to_owned()), letter: code() };
+        assert_eq!(format!("{message:?}"), "Message { to: Recipient::Phone, letter: Letter::VerificationCode }");
+    }
+}

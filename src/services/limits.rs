@@ -1,0 +1,268 @@
+//! How often a client may ask: a sliding window, decided by one pure function wherever the
+//! counters are kept.
+//!
+//! Two counters a key, of the present window and of the one before; the older one counts for the
+//! part of it that the sliding window still covers. Redis runs the same arithmetic in
+//! `store/redis/admit.lua`.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+
+use super::{
+    model::{Caller, UserId},
+    policy::LimitPolicy,
+    ports::{Ephemeral, Ports},
+    problem::Problem,
+};
+
+/// So many requests in so long a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests.
+    pub count: u32,
+    /// In this time.
+    pub per: Duration,
+}
+
+/// One counter and its limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// What is counted, e.g. `limit:burst:192.0.2.1`.
+    pub key: String,
+    /// How much of it is allowed.
+    pub rate: Rate,
+}
+
+/// Whether a request may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// It was counted and may go on.
+    Admitted,
+    /// It was not counted.
+    Throttled {
+        /// When the next one would be admitted.
+        retry_after: Duration,
+    },
+}
+
+/// The two counters of one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Window {
+    index: u128,
+    current: u32,
+    previous: u32,
+}
+
+impl Window {
+    /// The window as it stands at `now` (microseconds since 1970).
+    fn at(self, now: u128, per: u128) -> Self {
+        let index = now / per;
+        match index.saturating_sub(self.index) {
+            0 => self,
+            1 => Self { index, current: 0, previous: self.current },
+            _ => Self { index, current: 0, previous: 0 },
+        }
+    }
+
+    /// How long until one more request fits; zero when it fits now.
+    fn wait(self, now: u128, per: u128, limit: u32) -> Duration {
+        let (per, elapsed) = (as_f64(per), as_f64(now % per));
+        let (current, previous, limit) = (f64::from(self.current), f64::from(self.previous), f64::from(limit));
+        // The share of a window that must have passed for `older` to weigh no more than `room`.
+        let share = |older: f64, room: f64| if older <= room { 0.0 } else { 1.0 - room / older };
+        let wait = if current + 1.0 > limit {
+            per - elapsed + share(current, limit - 1.0) * per
+        } else {
+            share(previous, limit - 1.0 - current) * per - elapsed
+        };
+        Duration::from_secs_f64(wait.max(0.0) / 1e6)
+    }
+}
+
+#[expect(clippy::as_conversions, reason = "microseconds of a window are far below 2^53")]
+fn as_f64(micros: u128) -> f64 {
+    micros as f64
+}
+
+/// Counters in this process, shared by both engines: all there is on the embedded store, and what
+/// decides while Redis is away.
+#[derive(Debug, Default)]
+pub struct LocalLimiter {
+    windows: Mutex<HashMap<String, (Window, u128)>>,
+}
+
+const MOST_KEYS: usize = 100_000;
+
+impl LocalLimiter {
+    /// Counts one request against every rule, or against none.
+    pub fn admit(&self, rules: &[Rule], now: OffsetDateTime) -> Decision {
+        let now = u128::try_from(now.unix_timestamp_nanos() / 1000).unwrap_or_default();
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = Vec::with_capacity(rules.len());
+        let mut longest = Duration::ZERO;
+        for rule in rules {
+            let per = rule.rate.per.as_micros().max(1);
+            let (known, _) = windows.get(&rule.key).copied().unwrap_or_default();
+            let window = known.at(now, per);
+            longest = longest.max(window.wait(now, per, rule.rate.count));
+            counted.push((rule, window, per));
+        }
+        if !longest.is_zero() {
+            return Decision::Throttled { retry_after: longest };
+        }
+        for (rule, window, per) in counted {
+            let window = Window { current: window.current.saturating_add(1), ..window };
+            windows.insert(rule.key.clone(), (window, (window.index + 2) * per));
+        }
+        if windows.len() > MOST_KEYS {
+            windows.retain(|_, (_, stale_at)| *stale_at > now);
+            // A flood of addresses with one request each must not push out those that asked often.
+            if windows.len() > MOST_KEYS {
+                windows.retain(|_, (window, _)| window.current.saturating_add(window.previous) > 1);
+            }
+            if windows.len() > MOST_KEYS {
+                windows.clear();
+            }
+        }
+        Decision::Admitted
+    }
+}
+
+/// Which limits a route is under (contract §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Takes a credential or a code: burst and sustained, per address.
+    Credential,
+    /// Refresh and logout: sustained, per address until a user is known.
+    Sustained,
+    /// Other authenticated routes: general, per user.
+    General,
+    /// Token verification: its own.
+    TokenVerify,
+    /// Health and documents: none.
+    Free,
+}
+
+/// Counts a request of `caller` before anything else is done for it.
+///
+/// # Errors
+/// 429 `throttled`.
+pub async fn admit<P: Ports>(ports: &P, class: Class, caller: &Caller, user: Option<UserId>) -> Result<(), Problem> {
+    let rules = rules(&ports.policy().limits, class, caller, user);
+    if rules.is_empty() {
+        return Ok(());
+    }
+    match ports.ephemeral().admit(&rules).await {
+        Decision::Admitted => Ok(()),
+        Decision::Throttled { retry_after } => {
+            tracing::warn!(class = ?class, "throttled");
+            Err(Problem::throttled(retry_after))
+        }
+    }
+}
+
+fn rules(limits: &LimitPolicy, class: Class, caller: &Caller, user: Option<UserId>) -> Vec<Rule> {
+    let network = client_network(caller);
+    let who = user.map_or_else(|| network.clone(), |user| user.to_string());
+    let rule =
+        |name: &str, rate: Option<Rate>, who: &str| rate.map(|rate| Rule { key: format!("limit:{name}:{who}"), rate });
+    let rules = match class {
+        Class::Credential => vec![rule("burst", limits.burst, &network), rule("sustained", limits.sustained, &who)],
+        Class::Sustained => vec![rule("sustained", limits.sustained, &who)],
+        Class::General => vec![rule("general", limits.general, &who)],
+        Class::TokenVerify => vec![rule("token_verify", limits.token_verify, &network)],
+        Class::Free => Vec::new(),
+    };
+    rules.into_iter().flatten().collect()
+}
+
+// One household or host has a whole /64 of IPv6 addresses to choose from.
+fn client_network(caller: &Caller) -> String {
+    match caller.ip.to_canonical() {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { count: 10, per: Duration::from_secs(60) };
+
+    fn at(seconds: f64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000) + time::Duration::seconds_f64(seconds)
+    }
+
+    fn ask(limiter: &LocalLimiter, seconds: f64) -> Decision {
+        limiter.admit(&[Rule { key: "k".into(), rate: RATE }], at(seconds))
+    }
+
+    #[test]
+    fn as_many_as_allowed_pass_and_no_more() {
+        let limiter = LocalLimiter::default();
+        for _ in 0..10 {
+            assert_eq!(ask(&limiter, 1.0), Decision::Admitted);
+        }
+        assert!(matches!(ask(&limiter, 1.0), Decision::Throttled { .. }));
+    }
+
+    #[test]
+    fn no_sixty_seconds_see_more_than_the_limit() {
+        let limiter = LocalLimiter::default();
+        let admitted: Vec<f64> =
+            (0..3000u32).map(|n| f64::from(n) * 0.1).filter(|at| ask(&limiter, *at) == Decision::Admitted).collect();
+        for start in &admitted {
+            let within = admitted.iter().filter(|at| **at >= *start && **at < *start + 60.0).count();
+            assert!(within <= 11, "{within} in a minute from {start}");
+        }
+        assert!(admitted.len() >= 40, "{}", admitted.len());
+    }
+
+    #[test]
+    fn waiting_as_told_is_enough() {
+        let limiter = LocalLimiter::default();
+        let mut now = 37.0;
+        for _ in 0..100 {
+            match ask(&limiter, now) {
+                Decision::Admitted => now += 0.01,
+                Decision::Throttled { retry_after } => {
+                    now += retry_after.as_secs_f64() + 0.001;
+                    assert_eq!(ask(&limiter, now), Decision::Admitted);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_throttled_request_counts_against_no_rule() {
+        let limiter = LocalLimiter::default();
+        let tight = Rule { key: "tight".into(), rate: Rate { count: 1, ..RATE } };
+        let wide = Rule { key: "wide".into(), rate: Rate { count: 2, ..RATE } };
+        assert_eq!(limiter.admit(&[tight.clone(), wide.clone()], at(0.0)), Decision::Admitted);
+        assert!(matches!(limiter.admit(&[tight, wide.clone()], at(0.0)), Decision::Throttled { .. }));
+        assert_eq!(limiter.admit(&[wide], at(0.0)), Decision::Admitted);
+    }
+
+    #[test]
+    fn ipv6_counts_by_its_64() {
+        let caller = |ip: &str| Caller {
+            ip: ip.parse().unwrap(),
+            request_id: String::new(),
+            engine: "sync",
+            user_agent: String::new(),
+        };
+        assert_eq!(client_network(&caller("2001:db8:1:2::1")), client_network(&caller("2001:db8:1:2:ffff::9")));
+        assert_ne!(client_network(&caller("2001:db8:1:2::1")), client_network(&caller("2001:db8:1:3::1")));
+        assert_eq!(client_network(&caller("::ffff:192.0.2.1")), "192.0.2.1");
+    }
+}

@@ -1,0 +1,233 @@
+//! Sign-in with a password (contract §2, §4).
+//!
+//! An unknown identifier, a wrong password and a locked identifier cost the same time: each
+//! verifies one hash and writes one audit event.
+
+use std::time::Duration;
+
+use garde::Validate;
+use serde::Deserialize;
+
+use super::{
+    audit,
+    error::{Overloaded, Unavailable},
+    fields::{FieldErrors, Text, at_most, bounded_password, field_error, present, required, required_password},
+    identifier::Identifier,
+    lockout,
+    model::{Caller, User},
+    passwords::{Password, Verified},
+    ports::{Audit as _, Ports, Users as _},
+    problem::Problem,
+    session::{self, SignedIn},
+};
+
+/// `POST /auth/login/`
+#[derive(Debug, Deserialize, Validate)]
+pub struct Login {
+    #[serde(default, deserialize_with = "present")]
+    #[garde(custom(required), custom(at_most::<254>))]
+    email_or_phone: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    #[garde(custom(required_password), custom(bounded_password))]
+    password: Option<Password>,
+}
+
+/// Why nobody was signed in.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// Fields are missing or wrong.
+    #[error("some fields are not valid")]
+    Invalid(FieldErrors),
+    /// No such account, or not its password.
+    #[error("the identifier or the password is wrong")]
+    WrongCredentials,
+    /// Too many failures for this identifier.
+    #[error("the identifier is locked")]
+    Locked(Duration),
+    /// The password was right, but no code has proven the address or number yet.
+    #[error("the account is not verified")]
+    NotVerified,
+    /// The password was right, but an operator has disabled the account.
+    #[error("the account is disabled")]
+    Disabled,
+    /// Too many hashes are being made.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Invalid(errors) => Self::invalid(errors),
+            LoginError::WrongCredentials => {
+                Self::new(401, "invalid_credentials", "Wrong email, phone number or password.")
+            }
+            LoginError::Locked(wait) => {
+                Self::new(429, "account_locked", "Too many failed attempts. Please try again later.").after(wait)
+            }
+            LoginError::NotVerified => {
+                Self::new(403, "account_not_verified", "Please verify your account with the code that was sent to you.")
+            }
+            LoginError::Disabled => Self::new(403, "account_disabled", "This account is disabled."),
+            LoginError::Overloaded(error) => error.into(),
+            LoginError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+/// Verifies the password and opens a session.
+///
+/// # Errors
+/// [`LoginError`].
+pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Result<SignedIn, LoginError> {
+    let typed = request.email_or_phone.map(|text| text.0).unwrap_or_default();
+    let identifier = Identifier::email_or_phone(&typed, &ports.policy().default_region)
+        .map_err(|error| LoginError::Invalid(field_error("email_or_phone", error.to_string())))?;
+    let password = request.password.unwrap_or_else(|| Password::new(""));
+
+    let locked = lockout::locked_for(ports, &identifier).await?;
+    let user = ports.store().await?.user_by_identifier(&identifier).await?;
+    let hash = user.as_ref().and_then(|user| user.password_hash.clone());
+    let verified = ports.verify_password(password.clone(), hash).await?;
+
+    let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
+    let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
+    let refuse = async |reason: &'static str, error: LoginError| -> Result<SignedIn, LoginError> {
+        ports.store().await?.record(&event.clone().refused(reason)).await?;
+        Err(error)
+    };
+
+    if let Some(wait) = locked {
+        return refuse("locked", LoginError::Locked(wait)).await;
+    }
+    let (Some(user), Verified::Yes | Verified::Outdated) = (user, verified) else {
+        // The failure that locks is still answered as a failure.
+        let _ = lockout::count_failure(ports, &identifier).await?;
+        return refuse("invalid_credentials", LoginError::WrongCredentials).await;
+    };
+    // Failures side by side may have locked it meanwhile: then the right password comes too late.
+    if let Some(wait) = lockout::locked_for(ports, &identifier).await? {
+        return refuse("locked", LoginError::Locked(wait)).await;
+    }
+    if !user.is_active {
+        return refuse("disabled", LoginError::Disabled).await;
+    }
+    if !user.is_verified {
+        return refuse("not_verified", LoginError::NotVerified).await;
+    }
+    let new_hash = match verified {
+        Verified::Outdated => Some(ports.hash_password(password, ports.random()).await?),
+        Verified::Yes | Verified::No => None,
+    };
+    let signed_in = sign_in(ports, caller, user, new_hash.as_deref()).await?;
+    // After the sign-in is written: a fault here must not undo it.
+    if let Err(error) = lockout::forget(ports, &identifier).await {
+        tracing::warn!(error = %error, "failures not forgotten");
+    }
+    Ok(signed_in)
+}
+
+async fn sign_in<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    user: User,
+    new_hash: Option<&str>,
+) -> Result<SignedIn, Unavailable> {
+    ports.transaction(async |store| session::open(ports, store, user, new_hash, "login", caller).await).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::services::{
+        create_user::{CreateUser, create_user},
+        memory::{World, caller, request},
+        model::Role,
+        run::run,
+    };
+
+    const RIGHT: &str = "violet-Kettle-93";
+
+    fn world() -> World {
+        let world = World::new();
+        let user = CreateUser {
+            email: Some("ada@example.org".into()),
+            phone: None,
+            role: Role::Client,
+            password: Password::new(RIGHT),
+            first_name: String::new(),
+            last_name: String::new(),
+        };
+        run(create_user(&world, &caller(), user)).unwrap();
+        world
+    }
+
+    fn attempt(world: &World, who: &str, password: &str) -> Result<SignedIn, LoginError> {
+        run(login(world, &caller(), request(json!({ "email_or_phone": who, "password": password }))))
+    }
+
+    #[test]
+    fn the_right_password_opens_a_session() {
+        let world = world();
+        let signed_in = attempt(&world, " ADA@example.org ", RIGHT).unwrap();
+        assert_eq!(world.sessions()[0].user_id, signed_in.user.id);
+        assert_eq!(world.sessions()[0].browser, "Firefox");
+        assert_eq!(world.audited().last(), Some(&("login", "")));
+    }
+
+    #[test]
+    fn unknown_wrong_and_locked_cost_one_hash_each() {
+        let world = world();
+        for (who, password) in [("nobody@example.org", RIGHT), ("ada@example.org", "wrong-Kettle")] {
+            let before = world.hashes();
+            assert!(matches!(attempt(&world, who, password), Err(LoginError::WrongCredentials)));
+            assert_eq!(world.hashes(), before + 1);
+        }
+        for _ in 0..4 {
+            let _ = attempt(&world, "ada@example.org", "wrong-Kettle");
+        }
+        let before = world.hashes();
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Locked(_))));
+        assert_eq!(world.hashes(), before + 1);
+    }
+
+    #[test]
+    fn an_unknown_identifier_locks_like_a_known_one() {
+        let world = world();
+        for who in ["nobody@example.org", "ada@example.org"] {
+            let answers: Vec<_> = (0..6).map(|_| attempt(&world, who, "wrong-Kettle").err().unwrap()).collect();
+            assert!(answers[..5].iter().all(|answer| matches!(answer, LoginError::WrongCredentials)), "{who}");
+            assert!(matches!(answers[5], LoginError::Locked(_)), "{who}");
+        }
+        world.pass(Duration::from_secs(901));
+        assert!(attempt(&world, "ada@example.org", RIGHT).is_ok());
+    }
+
+    #[test]
+    fn only_the_right_password_learns_of_a_disabled_account() {
+        let world = world();
+        world.change_user(|user| user.is_active = false);
+        assert!(matches!(attempt(&world, "ada@example.org", "wrong-Kettle"), Err(LoginError::WrongCredentials)));
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Disabled)));
+    }
+
+    #[test]
+    fn a_deleted_user_is_unknown() {
+        let world = world();
+        world.change_user(|user| user.deleted_at = Some(time::OffsetDateTime::UNIX_EPOCH));
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::WrongCredentials)));
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_no_trace() {
+        let world = world();
+        world.fail_commits(true);
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Unavailable(_))));
+        assert!(world.sessions().is_empty());
+    }
+}

@@ -1,0 +1,583 @@
+//! A world in memory, for tests: frozen clock, seeded randomness, faults on demand.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    rc::Rc,
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    error::{Overloaded, Unavailable},
+    fields::read_fields,
+    identifier::Identifier,
+    keys::Keys,
+    letters::Message,
+    limits::{Decision, LocalLimiter, Rule},
+    model::{
+        AuditEvent, Caller, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session,
+        SessionId, Settlement, User, UserId,
+    },
+    passwords::{HashParams, Password, Verified},
+    policy::{LimitPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy, TokenPolicy},
+    ports::{Audit, Entry, Ephemeral, Inserted, Outbox, Ports, Sessions, Users},
+};
+
+const CHEAP: HashParams = HashParams { memory_kib: 8, iterations: 1, parallelism: 1 };
+
+/// The defaults of the configuration.
+pub fn policy() -> Policy {
+    let seconds = Duration::from_secs;
+    Policy {
+        public_url: "https://id.example.org".into(),
+        tokens: TokenPolicy {
+            access_ttl: seconds(900),
+            refresh_ttl: seconds(30 * 86_400),
+            reuse_grace: seconds(30),
+            issuer: "bifrons".into(),
+            audience: "bifrons".into(),
+        },
+        otp: OtpPolicy {
+            ttl: seconds(300),
+            guesses: 5,
+            account_guesses: 20,
+            resend_interval: seconds(60),
+            daily_sends: 20,
+        },
+        passwords: PasswordPolicy { min_length: 8, max_length: 128, min_score: 2 },
+        lockout: LockoutPolicy { failures: 5, duration: seconds(900) },
+        limits: LimitPolicy::default(),
+        reveal_existing: false,
+        default_region: "NG".into(),
+        outbox: OutboxPolicy {
+            poll: seconds(1),
+            lease: seconds(60),
+            attempts: 10,
+            backoff: seconds(5),
+            backoff_max: seconds(3600),
+            retention: seconds(7 * 86_400),
+        },
+        audit_retention: seconds(365 * 86_400),
+    }
+}
+
+/// A session that begins at `at`.
+pub fn session(at: OffsetDateTime, life: Duration) -> Session {
+    Session {
+        id: SessionId(Uuid::from_u128(1)),
+        user_id: UserId(Uuid::from_u128(2)),
+        generation: 0,
+        rotated_at: at,
+        expires_at: at + life,
+        created_at: at,
+        last_used_at: at,
+        ended_at: None,
+        end_reason: None,
+        ip: "192.0.2.1".into(),
+        user_agent: "test".into(),
+        browser: String::new(),
+        os: String::new(),
+        device: String::new(),
+    }
+}
+
+/// Somebody.
+pub fn caller() -> Caller {
+    Caller {
+        ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        request_id: "r1".into(),
+        engine: "sync",
+        user_agent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0".into(),
+    }
+}
+
+/// A request from JSON, as a client sends it.
+pub fn request<T>(json: serde_json::Value) -> T
+where
+    T: serde::de::DeserializeOwned + garde::Validate<Context = ()>,
+{
+    let fields = json.as_object().unwrap().clone().into_iter().collect();
+    read_fields(fields).unwrap_or_else(|unfit| panic!("{unfit:?}"))
+}
+
+#[derive(Clone, Default)]
+struct Facts {
+    users: Vec<User>,
+    sessions: Vec<Session>,
+    outbox: Vec<OutboxEntry>,
+    audit: Vec<AuditEvent>,
+    leases: HashMap<Uuid, Uuid>,
+}
+
+struct Inner {
+    facts: RefCell<Facts>,
+    entries: RefCell<HashMap<String, (Vec<u8>, i64, OffsetDateTime)>>,
+    now: Cell<OffsetDateTime>,
+    drawn: Cell<u64>,
+    hashes: Cell<u32>,
+    commit_fails: Cell<bool>,
+    outbox_is_broken: Cell<bool>,
+    policy: Policy,
+    keys: Keys,
+    limiter: LocalLimiter,
+}
+
+/// The world; clones are the same world.
+#[derive(Clone)]
+pub struct World(Rc<Inner>);
+
+impl World {
+    /// Empty, at a fixed time.
+    pub fn new() -> Self {
+        Self::with(policy())
+    }
+
+    /// Empty, under another policy.
+    pub fn with(policy: Policy) -> Self {
+        Self(Rc::new(Inner {
+            facts: RefCell::default(),
+            entries: RefCell::default(),
+            now: Cell::new(OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000)),
+            drawn: Cell::new(0),
+            hashes: Cell::new(0),
+            commit_fails: Cell::new(false),
+            outbox_is_broken: Cell::new(false),
+            policy,
+            keys: Keys::derive(&[7; 32], None, None),
+            limiter: LocalLimiter::default(),
+        }))
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        self.0.now.set(self.0.now.get() + time);
+    }
+
+    /// Whether the next commits fail.
+    pub fn fail_commits(&self, fail: bool) {
+        self.0.commit_fails.set(fail);
+    }
+
+    /// From now on no letter can be written.
+    pub fn break_outbox(&self) {
+        self.0.outbox_is_broken.set(true);
+    }
+
+    /// Every user.
+    pub fn users(&self) -> Vec<User> {
+        self.0.facts.borrow().users.clone()
+    }
+
+    /// Changes a user behind the services' back.
+    pub fn change_user(&self, change: impl FnOnce(&mut User)) {
+        change(self.0.facts.borrow_mut().users.first_mut().unwrap());
+    }
+
+    /// Every session.
+    pub fn sessions(&self) -> Vec<Session> {
+        self.0.facts.borrow().sessions.clone()
+    }
+
+    /// What was audited: action, reason.
+    pub fn audited(&self) -> Vec<(&'static str, &'static str)> {
+        self.0.facts.borrow().audit.iter().map(|event| (event.action, event.reason)).collect()
+    }
+
+    /// Every event's name.
+    pub fn events(&self) -> Vec<String> {
+        let facts = self.0.facts.borrow();
+        facts.outbox.iter().filter(|entry| entry.channel == Channel::Event).map(|entry| entry.kind.clone()).collect()
+    }
+
+    /// Every letter, opened.
+    pub fn letters(&self) -> Vec<Message> {
+        let facts = self.0.facts.borrow();
+        let letters = facts.outbox.iter().filter(|entry| entry.channel != Channel::Event);
+        let open = |entry: &OutboxEntry| self.0.keys.open_payload(entry.id, &entry.payload).unwrap();
+        letters.map(|entry| serde_json::from_slice(&open(entry)).unwrap()).collect()
+    }
+
+    /// The code in the newest letter that has one.
+    pub fn code(&self) -> String {
+        use super::letters::Letter;
+        let code = |message: Message| match message.letter {
+            Letter::VerificationCode { code, .. } => Some(code),
+            _ => None,
+        };
+        self.letters().into_iter().rev().find_map(code).unwrap()
+    }
+
+    /// How many hashes were made or verified.
+    pub fn hashes(&self) -> u32 {
+        self.0.hashes.get()
+    }
+}
+
+impl Ports for World {
+    type Store = Self;
+    type Ephemeral = Self;
+
+    fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        self.0.now.get()
+    }
+
+    // SplitMix64: different every time, the same in every run.
+    fn random<const N: usize>(&self) -> [u8; N] {
+        std::array::from_fn(|_| {
+            self.0.drawn.set(self.0.drawn.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+            let mut mixed = self.0.drawn.get();
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (mixed ^ (mixed >> 31)).to_le_bytes()[0]
+        })
+    }
+
+    fn ephemeral(&self) -> &Self {
+        self
+    }
+
+    async fn store(&self) -> Result<Self, Unavailable> {
+        Ok(self.clone())
+    }
+
+    async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Self) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<Unavailable>,
+    {
+        let before = self.0.facts.borrow().clone();
+        let done = work(&mut self.clone()).await;
+        if done.is_err() {
+            self.0.facts.replace(before);
+        } else if self.0.commit_fails.get() {
+            self.0.facts.replace(before);
+            return Err(Unavailable::database("the commit fails on purpose").into());
+        }
+        done
+    }
+
+    async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded> {
+        self.0.hashes.set(self.0.hashes.get() + 1);
+        CHEAP.hash(&password, salt).ok_or(Overloaded)
+    }
+
+    async fn verify_password(&self, password: Password, hash: Option<String>) -> Result<Verified, Overloaded> {
+        self.0.hashes.set(self.0.hashes.get() + 1);
+        Ok(CHEAP.verify(&password, hash.as_deref()))
+    }
+}
+
+impl Users for World {
+    async fn user_by_identifier(&mut self, identifier: &Identifier) -> Result<Option<User>, Unavailable> {
+        let is_same = |text: &Option<String>, make: fn(String) -> Identifier| {
+            text.clone()
+                .map(make)
+                .is_some_and(|own| own.kind() == identifier.kind() && own.comparable() == identifier.comparable())
+        };
+        let facts = self.0.facts.borrow();
+        let mut living = facts.users.iter().filter(|user| user.deleted_at.is_none());
+        Ok(living
+            .find(|user| is_same(&user.email, Identifier::Email) || is_same(&user.phone, Identifier::Phone))
+            .cloned())
+    }
+
+    async fn user(&mut self, id: UserId) -> Result<Option<User>, Unavailable> {
+        Ok(self.0.facts.borrow().users.iter().find(|user| user.id == id && user.deleted_at.is_none()).cloned())
+    }
+
+    async fn insert_user(&mut self, user: &User) -> Result<Inserted, Unavailable> {
+        for identifier in [user.email.clone().map(Identifier::Email), user.phone.clone().map(Identifier::Phone)] {
+            if let Some(identifier) = identifier
+                && self.user_by_identifier(&identifier).await?.is_some()
+            {
+                return Ok(Inserted::Taken);
+            }
+        }
+        self.0.facts.borrow_mut().users.push(user.clone());
+        Ok(Inserted::Yes)
+    }
+
+    async fn mark_contested(&mut self, id: UserId, at: OffsetDateTime) -> Result<(), Unavailable> {
+        for user in self.0.facts.borrow_mut().users.iter_mut().filter(|user| user.id == id && !user.is_verified) {
+            (user.is_contested, user.updated_at) = (true, at);
+        }
+        Ok(())
+    }
+
+    async fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let Some(user) = facts.users.iter_mut().find(|user| user.id == id && !user.is_verified) else {
+            return Ok(false);
+        };
+        let Confirmation { password_hash, role, first_name, last_name } = with.clone();
+        *user = User {
+            password_hash,
+            role,
+            first_name,
+            last_name,
+            is_verified: true,
+            is_contested: false,
+            updated_at: at,
+            ..user.clone()
+        };
+        Ok(true)
+    }
+
+    async fn update_profile(
+        &mut self,
+        id: UserId,
+        changes: &ProfileChanges,
+        at: OffsetDateTime,
+    ) -> Result<Option<User>, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let Some(user) = facts.users.iter_mut().find(|user| user.id == id) else { return Ok(None) };
+        let set = |field: &mut String, new: &Option<String>| new.iter().for_each(|new| new.clone_into(field));
+        set(&mut user.first_name, &changes.first_name);
+        set(&mut user.last_name, &changes.last_name);
+        set(&mut user.bio, &changes.bio);
+        set(&mut user.avatar, &changes.avatar);
+        set(&mut user.country, &changes.country);
+        set(&mut user.state, &changes.state);
+        set(&mut user.city, &changes.city);
+        set(&mut user.address, &changes.address);
+        user.updated_at = at;
+        Ok(Some(user.clone()))
+    }
+
+    async fn record_login(
+        &mut self,
+        id: UserId,
+        new_hash: Option<&str>,
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable> {
+        for user in self.0.facts.borrow_mut().users.iter_mut().filter(|user| user.id == id) {
+            user.last_login_at = Some(at);
+            user.password_hash = new_hash.map(str::to_owned).or(user.password_hash.take());
+        }
+        Ok(())
+    }
+}
+
+impl Sessions for World {
+    async fn insert_session(&mut self, session: &Session) -> Result<(), Unavailable> {
+        self.0.facts.borrow_mut().sessions.push(session.clone());
+        Ok(())
+    }
+
+    async fn session_with_user(&mut self, id: SessionId) -> Result<Option<(Session, User)>, Unavailable> {
+        let session = self.0.facts.borrow().sessions.iter().find(|session| session.id == id).cloned();
+        let Some(session) = session else { return Ok(None) };
+        Ok(self.user(session.user_id).await?.map(|user| (session, user)))
+    }
+
+    async fn rotate_session(
+        &mut self,
+        id: SessionId,
+        from: i64,
+        at: OffsetDateTime,
+        expires_at: OffsetDateTime,
+    ) -> Result<bool, Unavailable> {
+        if self.0.commit_fails.get() {
+            return Err(Unavailable::database("the commit fails on purpose"));
+        }
+        let mut facts = self.0.facts.borrow_mut();
+        let is_it = |session: &&mut Session| session.id == id && session.generation == from && session.is_alive(at);
+        let Some(session) = facts.sessions.iter_mut().find(is_it) else { return Ok(false) };
+        (session.generation, session.rotated_at, session.expires_at) = (from + 1, at, expires_at);
+        session.last_used_at = at;
+        Ok(true)
+    }
+
+    async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let living = facts.sessions.iter_mut().find(|session| session.id == id && session.ended_at.is_none());
+        let Some(session) = living else { return Ok(false) };
+        (session.ended_at, session.end_reason) = (Some(at), Some(why));
+        Ok(true)
+    }
+
+    async fn end_sessions_of(
+        &mut self,
+        user: UserId,
+        why: EndReason,
+        at: OffsetDateTime,
+    ) -> Result<Vec<SessionId>, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let living = facts.sessions.iter_mut().filter(|session| session.user_id == user && session.ended_at.is_none());
+        Ok(living
+            .map(|session| {
+                (session.ended_at, session.end_reason) = (Some(at), Some(why));
+                session.id
+            })
+            .collect())
+    }
+}
+
+impl Outbox for World {
+    async fn enqueue(&mut self, entry: &OutboxEntry) -> Result<(), Unavailable> {
+        if self.0.outbox_is_broken.get() {
+            return Err(Unavailable::database("broken on purpose"));
+        }
+        self.0.facts.borrow_mut().outbox.push(entry.clone());
+        Ok(())
+    }
+
+    async fn claim(
+        &mut self,
+        owner: Uuid,
+        now: OffsetDateTime,
+        until: OffsetDateTime,
+        most: i64,
+    ) -> Result<Vec<OutboxEntry>, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let is_due = |entry: &&mut OutboxEntry| entry.state == OutboxState::Pending && entry.available_at <= now;
+        let most = usize::try_from(most).unwrap();
+        let mut claimed = Vec::new();
+        for entry in facts.outbox.iter_mut().filter(is_due).take(most) {
+            entry.available_at = until;
+            entry.attempts += 1;
+            claimed.push(entry.clone());
+        }
+        facts.leases.extend(claimed.iter().map(|entry| (entry.id, owner)));
+        Ok(claimed)
+    }
+
+    async fn settle(
+        &mut self,
+        id: Uuid,
+        owner: Uuid,
+        settlement: &Settlement,
+        _now: OffsetDateTime,
+    ) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        if facts.leases.get(&id) != Some(&owner) {
+            return Ok(false);
+        }
+        facts.leases.remove(&id);
+        let entry = facts.outbox.iter_mut().find(|entry| entry.id == id).unwrap();
+        match settlement {
+            Settlement::Sent => entry.state = OutboxState::Sent,
+            Settlement::Retry { at, error } => {
+                entry.available_at = *at;
+                entry.last_error.clone_from(error);
+            }
+            Settlement::Dead { error } => {
+                entry.state = OutboxState::Dead;
+                entry.last_error.clone_from(error);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Result<Vec<OutboxEntry>, Unavailable> {
+        let facts = self.0.facts.borrow();
+        let letters = facts.outbox.iter().rev().filter(|entry| entry.channel != Channel::Event);
+        let wanted = letters.filter(|entry| state.is_none_or(|state| entry.state == state));
+        Ok(wanted.take(usize::try_from(most).unwrap()).cloned().collect())
+    }
+
+    async fn revive(&mut self, ids: Option<&[Uuid]>, now: OffsetDateTime) -> Result<usize, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let dead = facts.outbox.iter_mut().filter(|entry| entry.state == OutboxState::Dead);
+        let wanted = dead.filter(|entry| ids.is_none_or(|ids| ids.contains(&entry.id)));
+        Ok(wanted
+            .map(|entry| (entry.state, entry.attempts, entry.available_at) = (OutboxState::Pending, 0, now))
+            .count())
+    }
+
+    async fn pending(&mut self, channel: Channel) -> Result<i64, Unavailable> {
+        let facts = self.0.facts.borrow();
+        let is_it = |entry: &&OutboxEntry| entry.channel == channel && entry.state == OutboxState::Pending;
+        Ok(i64::try_from(facts.outbox.iter().filter(is_it).count()).unwrap())
+    }
+
+    async fn purge(
+        &mut self,
+        _now: OffsetDateTime,
+        outbox_before: OffsetDateTime,
+        audit_before: OffsetDateTime,
+    ) -> Result<usize, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let before = facts.outbox.len() + facts.audit.len();
+        facts.outbox.retain(|entry| entry.state == OutboxState::Pending || entry.created_at >= outbox_before);
+        facts.audit.retain(|event| event.at >= audit_before);
+        Ok(before - facts.outbox.len() - facts.audit.len())
+    }
+}
+
+impl Audit for World {
+    async fn record(&mut self, event: &AuditEvent) -> Result<(), Unavailable> {
+        self.0.facts.borrow_mut().audit.push(event.clone());
+        Ok(())
+    }
+}
+
+impl World {
+    fn living(&self, key: &str) -> Option<(Vec<u8>, i64, OffsetDateTime)> {
+        self.0.entries.borrow().get(key).filter(|(.., until)| *until > self.now()).cloned()
+    }
+
+    fn insert(&self, key: &str, value: &[u8], count: i64, until: OffsetDateTime) {
+        self.0.entries.borrow_mut().insert(key.to_owned(), (value.to_vec(), count, until));
+    }
+}
+
+impl Ephemeral for World {
+    async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable> {
+        self.insert(key, value, 0, self.now() + ttl);
+        Ok(())
+    }
+
+    async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable> {
+        match self.living(key) {
+            Some((.., until)) => Ok(Some((until - self.now()).unsigned_abs())),
+            None => {
+                self.insert(key, value, 0, self.now() + ttl);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable> {
+        let living = self.living(key);
+        Ok(living.map(|(value, _, until)| Entry { value, expires_in: (until - self.now()).unsigned_abs() }))
+    }
+
+    async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable> {
+        let is_it = self.living(key).is_some_and(|(living, ..)| living == value);
+        if is_it {
+            self.0.entries.borrow_mut().remove(key);
+        }
+        Ok(is_it)
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), Unavailable> {
+        self.0.entries.borrow_mut().remove(key);
+        Ok(())
+    }
+
+    async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable> {
+        let (count, until) = self.living(key).map_or((1, self.now() + ttl), |(_, count, until)| (count + 1, until));
+        self.insert(key, b"", count, until);
+        Ok(count)
+    }
+
+    async fn admit(&self, rules: &[Rule]) -> Decision {
+        self.0.limiter.admit(rules, self.now())
+    }
+
+    async fn ping(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! Everything a service may ask of the outside world.
+//!
+//! Each engine answers in its own way: the sync engine with values that are already there
+//! (`std::future::Ready`), the async engine with futures that wait. Rules: a look-up returns
+//! `Option`; "taken" and "late" are values; only [`Unavailable`] is an infrastructure error; a
+//! unit of work opens no second connection, sends nothing and calls nobody.
+#![expect(
+    async_fn_in_trait,
+    reason = "every engine runs a request on the thread that took it; no `Send` bound is wanted"
+)]
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    error::{Overloaded, Unavailable},
+    identifier::Identifier,
+    keys::Keys,
+    limits::{Decision, Rule},
+    model::{
+        AuditEvent, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId,
+        Settlement, User, UserId,
+    },
+    passwords::{Password, Verified},
+    policy::Policy,
+};
+
+/// The world as one request sees it.
+pub trait Ports {
+    /// A connection to the durable database.
+    type Store: Store;
+    /// The ephemeral store.
+    type Ephemeral: Ephemeral;
+
+    /// The operator's decisions.
+    fn policy(&self) -> &Policy;
+
+    /// Keys derived from the master secret.
+    fn keys(&self) -> &Keys;
+
+    /// The time, UTC, in whole microseconds (what both databases keep).
+    fn now(&self) -> OffsetDateTime;
+
+    /// Bytes from the operating system's random source.
+    fn random<const N: usize>(&self) -> [u8; N];
+
+    /// A new UUIDv7 (RFC 9562 §5.7).
+    fn new_id(&self) -> Uuid {
+        let millis = u64::try_from(self.now().unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        uuid::Builder::from_unix_timestamp_millis(millis, &self.random::<10>()).into_uuid()
+    }
+
+    /// Codes, counters and locks that run out by themselves.
+    fn ephemeral(&self) -> &Self::Ephemeral;
+
+    /// A connection on which every statement stands for itself.
+    async fn store(&self) -> Result<Self::Store, Unavailable>;
+
+    /// One unit of work: committed when `work` is `Ok`, undone when it is not.
+    async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Self::Store) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<Unavailable>;
+
+    /// Argon2id of `password` under `salt`, as a PHC string.
+    async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded>;
+
+    /// Whether `password` is the one of `hash`; without a hash it takes as long and is `No`.
+    async fn verify_password(&self, password: Password, hash: Option<String>) -> Result<Verified, Overloaded>;
+}
+
+/// The durable database.
+pub trait Store: Users + Sessions + Outbox + Audit {}
+impl<T: Users + Sessions + Outbox + Audit> Store for T {}
+
+/// Whether a row with unique values went in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Inserted {
+    /// It did.
+    Yes,
+    /// One of its unique values is taken.
+    Taken,
+}
+
+/// Table `users`. Soft-deleted users are found by nothing here.
+pub trait Users {
+    /// By blind index of the identifier.
+    async fn user_by_identifier(&mut self, identifier: &Identifier) -> Result<Option<User>, Unavailable>;
+    /// By id.
+    async fn user(&mut self, id: UserId) -> Result<Option<User>, Unavailable>;
+    /// Unique: identifiers and `pid`.
+    async fn insert_user(&mut self, user: &User) -> Result<Inserted, Unavailable>;
+    /// Notes that somebody else with another password tried to register it.
+    async fn mark_contested(&mut self, id: UserId, at: OffsetDateTime) -> Result<(), Unavailable>;
+    /// Makes an unverified user verified; `false` when it was verified already.
+    async fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Result<bool, Unavailable>;
+    /// Changes profile fields and returns the user as it is then.
+    async fn update_profile(
+        &mut self,
+        id: UserId,
+        changes: &ProfileChanges,
+        at: OffsetDateTime,
+    ) -> Result<Option<User>, Unavailable>;
+    /// Sets `last_login_at`, and the hash anew when its parameters are out of date.
+    async fn record_login(&mut self, id: UserId, new_hash: Option<&str>, at: OffsetDateTime)
+    -> Result<(), Unavailable>;
+}
+
+/// Table `sessions`.
+pub trait Sessions {
+    /// A new sign-in.
+    async fn insert_session(&mut self, session: &Session) -> Result<(), Unavailable>;
+    /// A session, ended or not, with its user.
+    async fn session_with_user(&mut self, id: SessionId) -> Result<Option<(Session, User)>, Unavailable>;
+    /// Moves a living session from generation `from` to the next, in one statement; `false` when
+    /// it has moved on or ended.
+    async fn rotate_session(
+        &mut self,
+        id: SessionId,
+        from: i64,
+        at: OffsetDateTime,
+        expires_at: OffsetDateTime,
+    ) -> Result<bool, Unavailable>;
+    /// Ends a living session; `false` when it had ended.
+    async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable>;
+    /// Ends every living session of a user and returns them.
+    async fn end_sessions_of(
+        &mut self,
+        user: UserId,
+        why: EndReason,
+        at: OffsetDateTime,
+    ) -> Result<Vec<SessionId>, Unavailable>;
+}
+
+/// Table `outbox`.
+pub trait Outbox {
+    /// Writes an entry in this unit of work.
+    async fn enqueue(&mut self, entry: &OutboxEntry) -> Result<(), Unavailable>;
+    /// Takes pending entries that are due, for `owner`, until `until`; counts the attempt.
+    async fn claim(
+        &mut self,
+        owner: Uuid,
+        now: OffsetDateTime,
+        until: OffsetDateTime,
+        most: i64,
+    ) -> Result<Vec<OutboxEntry>, Unavailable>;
+    /// Says what became of a claimed entry; `false` when the lease has passed to another owner.
+    async fn settle(
+        &mut self,
+        id: Uuid,
+        owner: Uuid,
+        settlement: &Settlement,
+        now: OffsetDateTime,
+    ) -> Result<bool, Unavailable>;
+    /// The newest entries, of one state when given; events are left out.
+    async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Result<Vec<OutboxEntry>, Unavailable>;
+    /// Makes dead entries pending again; without ids, all of them. Returns how many.
+    async fn revive(&mut self, ids: Option<&[Uuid]>, now: OffsetDateTime) -> Result<usize, Unavailable>;
+    /// How many entries are still to be sent.
+    async fn pending(&mut self, channel: Channel) -> Result<i64, Unavailable>;
+    /// Deletes what its retention no longer covers: settled entries and events made before
+    /// `outbox_before`, audit events before `audit_before`, sessions and ephemeral entries that
+    /// have run out.
+    async fn purge(
+        &mut self,
+        now: OffsetDateTime,
+        outbox_before: OffsetDateTime,
+        audit_before: OffsetDateTime,
+    ) -> Result<usize, Unavailable>;
+}
+
+/// Table `audit_events`.
+pub trait Audit {
+    /// Writes an event, in the unit of work it belongs to where there is one.
+    async fn record(&mut self, event: &AuditEvent) -> Result<(), Unavailable>;
+}
+
+/// A value that runs out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What was put.
+    pub value: Vec<u8>,
+    /// How long it still lives.
+    pub expires_in: Duration,
+}
+
+/// The ephemeral store: Redis, or a table of the database. Every call is atomic and safe to
+/// repeat, but for `increment`, which then counts once too often rather than too seldom.
+pub trait Ephemeral {
+    /// Stores a value, replacing any.
+    async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable>;
+    /// Stores a value unless there is one; then says how long that one still lives.
+    async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable>;
+    /// The living value.
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable>;
+    /// Removes the value if it is this one; `true` for exactly one of several callers.
+    async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable>;
+    /// Removes a value or counter.
+    async fn remove(&self, key: &str) -> Result<(), Unavailable>;
+    /// Adds one to a counter that lives `ttl` from its first count; returns the new count.
+    async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable>;
+    /// Counts one request against every rule, or against none when one of them is exhausted.
+    /// Never fails: without the store it decides with counters of this process.
+    async fn admit(&self, rules: &[Rule]) -> Decision;
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), Unavailable>;
+}

@@ -1,0 +1,263 @@
+//! Refresh-token rotation with reuse detection (contract §3, RFC 9700 §4.14).
+//!
+//! A session counts its generations; a refresh token belongs to one of them. The token of the
+//! present generation moves the session on; that of the generation before, shown within the grace
+//! time, gets the same child again; any other of this session is a copy, and ends it.
+
+use std::time::Duration;
+
+use garde::Validate;
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::{
+    audit,
+    error::Unavailable,
+    events::Event,
+    fields::{FieldErrors, Text, field_error, nullable},
+    keys::Keys,
+    letters::Letter,
+    model::{Caller, EndReason, Session, User},
+    outbox,
+    ports::{Audit as _, Outbox as _, Ports, Sessions as _},
+    problem::Problem,
+    tokens::{self, Claims, Kind, Pair},
+    verify_otp::identifier_of,
+};
+
+/// `POST /auth/token/refresh/`; without `refresh`, the cookie's token is meant.
+#[derive(Debug, Deserialize, Validate)]
+pub struct Refresh {
+    /// The refresh token.
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    pub refresh: Option<Text>,
+}
+
+/// Why there is no new pair.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// No token was given.
+    #[error("no refresh token was given")]
+    Invalid(FieldErrors),
+    /// Not issued here, out of date, or of an ended session.
+    #[error("the refresh token is not valid")]
+    NotValid,
+    /// It was spent before: the session is ended.
+    #[error("the refresh token was used before")]
+    Reused,
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<RefreshError> for Problem {
+    fn from(error: RefreshError) -> Self {
+        match error {
+            RefreshError::Invalid(errors) => Self::invalid(errors),
+            RefreshError::NotValid => Self::token_not_valid(),
+            RefreshError::Reused => {
+                Self::new(401, "token_reused", "This refresh token was used before. Please sign in again.")
+            }
+            RefreshError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+/// What a refresh token is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// It is of the present generation.
+    Rotate,
+    /// It is the parent of the present generation, within the grace time.
+    Repeat,
+    /// It was spent: somebody has a copy.
+    Reused,
+    /// The session or its user is no more.
+    Dead,
+}
+
+/// Judges a refresh token's claims against its session.
+pub fn judge(
+    claims: &Claims,
+    session: &Session,
+    user: &User,
+    keys: &Keys,
+    grace: Duration,
+    now: OffsetDateTime,
+) -> Verdict {
+    if !session.is_alive(now) || !user.is_active || claims.user_id != session.user_id {
+        return Verdict::Dead;
+    }
+    let is_of = |generation| tokens::is_of_generation(claims, session, generation, keys);
+    if is_of(session.generation) {
+        Verdict::Rotate
+    } else if is_of(session.generation - 1) && now - session.rotated_at <= grace {
+        Verdict::Repeat
+    } else {
+        Verdict::Reused
+    }
+}
+
+/// Gives the next pair.
+///
+/// # Errors
+/// [`RefreshError`].
+pub async fn refresh<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) -> Result<Pair, RefreshError> {
+    let token = token.filter(|token| !token.is_empty());
+    let token = token.ok_or_else(|| RefreshError::Invalid(field_error("refresh", "This field is required.")))?;
+    let (keys, policy) = (ports.keys(), &ports.policy().tokens);
+    let claims = tokens::open(token, keys, policy, ports.now()).or(Err(RefreshError::NotValid))?;
+    if claims.token_type != Kind::Refresh {
+        return Err(RefreshError::NotValid);
+    }
+    // Whoever loses the race for the rotation finds the winner's generation on the second look.
+    for _ in 0..3 {
+        let found = ports.store().await?.session_with_user(claims.sid).await?;
+        let Some((mut session, user)) = found else { return Err(RefreshError::NotValid) };
+        let now = ports.now();
+        match judge(&claims, &session, &user, keys, policy.reuse_grace, now) {
+            Verdict::Dead => return Err(RefreshError::NotValid),
+            Verdict::Repeat => return Ok(tokens::mint(&session, keys, policy)),
+            Verdict::Reused => return end_reused(ports, caller, &session, &user).await,
+            Verdict::Rotate => {
+                let expires_at = now + policy.refresh_ttl;
+                if ports.store().await?.rotate_session(session.id, session.generation, now, expires_at).await? {
+                    session.generation += 1;
+                    session.rotated_at = now;
+                    session.expires_at = expires_at;
+                    return Ok(tokens::mint(&session, keys, policy));
+                }
+            }
+        }
+    }
+    Err(RefreshError::NotValid)
+}
+
+async fn end_reused<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    session: &Session,
+    user: &User,
+) -> Result<Pair, RefreshError> {
+    let now = ports.now();
+    let why = EndReason::TokenReused;
+    let letter = identifier_of(user).map(|identifier| {
+        let (browser, os) = (session.browser.clone(), session.os.clone());
+        let letter = Letter::SessionReuseDetected { when: now, browser, os };
+        outbox::letter(ports, &identifier, letter, None)
+    });
+    ports
+        .transaction(async |store| {
+            if store.end_session(session.id, why, now).await? {
+                let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
+                store.record(&event.refused("token_reused")).await?;
+                let ended = Event::SessionEnded { user_id: user.id, session_id: session.id, reason: why };
+                store.enqueue(&outbox::event(ports, &ended)).await?;
+                if let Some(letter) = &letter {
+                    store.enqueue(letter).await?;
+                }
+            }
+            Ok::<_, Unavailable>(())
+        })
+        .await?;
+    tracing::warn!(session = %session.id, "a spent refresh token was shown: the session is ended");
+    Err(RefreshError::Reused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::{
+        memory::{World, caller},
+        model::{Role, UserId},
+        run::run,
+        session,
+    };
+
+    fn signed_in() -> (World, Pair) {
+        let world = World::new();
+        let request = crate::services::create_user::CreateUser {
+            email: Some("ada@example.org".into()),
+            phone: None,
+            role: Role::Client,
+            password: crate::services::passwords::Password::new("violet-Kettle-93"),
+            first_name: String::new(),
+            last_name: String::new(),
+        };
+        let _: UserId = run(crate::services::create_user::create_user(&world, &caller(), request)).unwrap();
+        let user = world.users().remove(0);
+        let opened = run(session::open(&world, &mut world.clone(), user, None, "login", &caller())).unwrap();
+        (world, opened.tokens)
+    }
+
+    fn next(world: &World, token: &str) -> Result<Pair, RefreshError> {
+        run(refresh(world, &caller(), Some(token)))
+    }
+
+    #[test]
+    fn each_refresh_gives_new_tokens() {
+        let (world, first) = signed_in();
+        let second = next(&world, &first.refresh).unwrap();
+        let third = next(&world, &second.refresh).unwrap();
+        assert!(first.refresh != second.refresh && second.refresh != third.refresh);
+        assert!(first.access != second.access);
+    }
+
+    #[test]
+    fn within_the_grace_time_a_parent_gets_the_same_child() {
+        let (world, first) = signed_in();
+        let child = next(&world, &first.refresh).unwrap();
+        world.pass(Duration::from_secs(30));
+        assert!(next(&world, &first.refresh).unwrap() == child);
+        assert!(next(&world, &child.refresh).is_ok());
+    }
+
+    #[test]
+    fn after_the_grace_time_a_parent_ends_the_session() {
+        let (world, first) = signed_in();
+        let child = next(&world, &first.refresh).unwrap();
+        world.pass(Duration::from_secs(31));
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::Reused)));
+        assert!(matches!(next(&world, &child.refresh), Err(RefreshError::NotValid)));
+        assert_eq!(world.sessions()[0].end_reason, Some(EndReason::TokenReused));
+        assert_eq!(world.audited().last(), Some(&("token_refresh", "token_reused")));
+        assert_eq!(world.letters().last().unwrap().letter.kind(), "session_reuse_detected");
+        assert_eq!(world.events().last().unwrap(), "SessionEnded");
+    }
+
+    #[test]
+    fn a_grandparent_ends_the_session_at_once() {
+        let (world, first) = signed_in();
+        let child = next(&world, &first.refresh).unwrap();
+        next(&world, &child.refresh).unwrap();
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::Reused)));
+    }
+
+    #[test]
+    fn a_commit_that_fails_spends_nothing() {
+        let (world, first) = signed_in();
+        world.fail_commits(true);
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::Unavailable(_))));
+        world.fail_commits(false);
+        assert!(next(&world, &first.refresh).is_ok());
+    }
+
+    #[test]
+    fn what_changed_since_sign_in_counts() {
+        let (world, first) = signed_in();
+        world.change_user(|user| user.is_active = false);
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::NotValid)));
+        world.change_user(|user| user.is_active = true);
+        world.pass(Duration::from_secs(31 * 86_400));
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::NotValid)));
+    }
+
+    #[test]
+    fn an_access_token_refreshes_nothing() {
+        let (world, first) = signed_in();
+        assert!(matches!(next(&world, &first.access), Err(RefreshError::NotValid)));
+        assert!(matches!(next(&world, ""), Err(RefreshError::Invalid(_))));
+    }
+}

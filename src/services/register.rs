@@ -1,0 +1,511 @@
+//! Sign-up with an e-mail address or a phone number (contract §2, §4).
+//!
+//! The answer is the same whether the identifier is free, waits for its code, or has an account:
+//! the code, or a notice to the owner, goes to the address itself. What was asked for waits under
+//! a registration id that only the returned challenge names, so that whoever proves the address
+//! gets the password that *they* chose, not that of somebody who registered it before or after
+//! them (pre-hijacking, ABUSE 21).
+
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{
+    audit, codes,
+    codes::Purpose,
+    error::{Overloaded, Unavailable},
+    events::Event,
+    fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
+    identifier::Identifier,
+    keys::Keys,
+    letters::Letter,
+    model::{AuthProvider, Caller, Confirmation, OutboxEntry, RegistrationId, Role, User, UserId},
+    outbox,
+    passwords::{self, Password},
+    ports::{Audit as _, Ephemeral as _, Inserted, Outbox as _, Ports, Users as _},
+    problem::Problem,
+};
+
+/// How long a challenge can be used, with a new code when the first has run out.
+pub const REGISTRATION_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
+
+const CHALLENGE: &str = "registration";
+
+/// `POST /auth/register/`
+#[derive(Debug, Deserialize, Validate)]
+pub struct Register {
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    email: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    phone: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    #[garde(custom(required_password))]
+    password: Option<Password>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    password2: Option<Password>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    role: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(custom(at_most::<150>))]
+    first_name: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(custom(at_most::<150>))]
+    last_name: Option<Text>,
+}
+
+/// Where the code went, and the challenge to answer with it.
+#[derive(Debug, Serialize)]
+pub struct Registered {
+    /// Where the code went.
+    pub verification: Verification,
+    /// Stands for the account at verify-otp and resend-otp.
+    pub challenge: String,
+}
+
+/// Where a code went.
+#[derive(Debug, Serialize)]
+pub struct Verification {
+    /// `email` or `sms`.
+    pub channel: &'static str,
+    /// The masked address or number.
+    pub destination: String,
+    /// Seconds.
+    pub expires_in: u64,
+}
+
+/// Why nobody was registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// Fields are missing or wrong.
+    #[error("some fields are not valid")]
+    Invalid(FieldErrors),
+    /// Too many hashes are being made.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<RegisterError> for Problem {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Invalid(errors) => Self::invalid(errors),
+            RegisterError::Overloaded(error) => error.into(),
+            RegisterError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+/// What waits for its code, sealed in the ephemeral store.
+#[derive(Serialize, Deserialize)]
+pub struct Pending {
+    /// The account; an id of nobody when the identifier had a verified one.
+    pub user_id: UserId,
+    /// `email` or `phone`.
+    pub kind: String,
+    /// The address or number.
+    pub identifier: String,
+    /// Argon2id, PHC.
+    pub password_hash: String,
+    /// The role asked for.
+    pub role: Role,
+    /// Given name.
+    pub first_name: String,
+    /// Family name.
+    pub last_name: String,
+}
+
+impl Pending {
+    /// What verifying makes of the account.
+    pub fn confirmation(&self) -> Confirmation {
+        Confirmation {
+            password_hash: Some(self.password_hash.clone()),
+            role: self.role,
+            first_name: self.first_name.clone(),
+            last_name: self.last_name.clone(),
+        }
+    }
+
+    /// Where its codes go.
+    pub fn identifier(&self) -> Identifier {
+        let text = self.identifier.clone();
+        if self.kind == "email" { Identifier::Email(text) } else { Identifier::Phone(text) }
+    }
+}
+
+/// Registers, or makes it look so.
+///
+/// # Errors
+/// [`RegisterError`].
+pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -> Result<Registered, RegisterError> {
+    let reveal = ports.policy().reveal_existing;
+    let Wanted { identifier, password, role, first_name, last_name } = request.read(ports)?;
+    let mut known = ports.store().await?.user_by_identifier(&identifier).await?;
+    if known.is_some() && reveal {
+        return Err(taken(&identifier));
+    }
+
+    // Under the waiting account's salt, the same password gives the same hash: a person who
+    // registers twice does not contest their own account.
+    let waiting_hash = known.as_ref().filter(|user| !user.is_verified).and_then(|user| user.password_hash.clone());
+    let salt = waiting_hash.as_deref().and_then(passwords::salt_of).unwrap_or_else(|| ports.random());
+    let password_hash = ports.hash_password(password, salt).await?;
+
+    loop {
+        let now = ports.now();
+        let fresh = new_user(ports, &identifier, &password_hash, role, &first_name, &last_name, now);
+        let open_account = known.as_ref().map_or(Some(fresh.id), |user| waits_for_code(user).then_some(user.id));
+        // Nobody's id stands in for a verified account's: its challenge leads nowhere.
+        let user_id = open_account.unwrap_or(fresh.id);
+        let pending = Pending {
+            user_id,
+            kind: identifier.kind().to_owned(),
+            identifier: identifier.as_str().to_owned(),
+            password_hash: password_hash.clone(),
+            role,
+            first_name: first_name.clone(),
+            last_name: last_name.clone(),
+        };
+        let challenge = keep(ports, &pending).await?;
+        let account = known.as_ref().map(|user| user.id);
+        let may_send = codes::claim_send(ports, account.or(Some(fresh.id)), &identifier).await?.is_none();
+        let letter = match (may_send, open_account) {
+            (true, Some(user_id)) => Some(code_letter(ports, user_id, &identifier).await?),
+            (true, None) => Some(notice(ports, &identifier)),
+            (false, _) => None,
+        };
+
+        let event = audit::event(ports, "register", caller).with_identifier(ports, &identifier);
+        let written = ports
+            .transaction(async |store| {
+                let event = match &known {
+                    None => {
+                        if store.insert_user(&fresh).await? == Inserted::Taken {
+                            return Err(Undone::Taken);
+                        }
+                        store.enqueue(&outbox::event(ports, &Event::UserRegistered { user_id: fresh.id })).await?;
+                        event.of_user(fresh.id)
+                    }
+                    Some(user) if waits_for_code(user) => {
+                        if user.password_hash.as_deref() != Some(password_hash.as_str()) {
+                            store.mark_contested(user.id, now).await?;
+                        }
+                        event.of_user(user.id)
+                    }
+                    Some(user) => event.of_user(user.id).refused("taken"),
+                };
+                store.record(&event).await?;
+                if let Some(letter) = &letter {
+                    store.enqueue(letter).await?;
+                }
+                Ok(())
+            })
+            .await;
+        match written {
+            Ok(()) => return Ok(answer(ports, &identifier, challenge)),
+            // Somebody registered it between look-up and insert, or the pid is taken: look again.
+            Err(Undone::Taken) => known = ports.store().await?.user_by_identifier(&identifier).await?,
+            Err(Undone::Unavailable(error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// The registration that a challenge stands for, if it is still kept.
+///
+/// # Errors
+/// The store is away.
+pub async fn pending<P: Ports>(ports: &P, challenge: &str) -> Result<Option<Pending>, Unavailable> {
+    let keys = ports.keys();
+    let id = keys.open_challenge(CHALLENGE, challenge).ok().and_then(|bytes| uuid::Uuid::from_slice(&bytes).ok());
+    let Some(id) = id else { return Ok(None) };
+    let Some(entry) = ports.ephemeral().get(&registration_key(RegistrationId(id))).await? else { return Ok(None) };
+    Ok(read_pending(keys, id, &entry.value))
+}
+
+/// A new code for an account, in a letter that runs out with it.
+///
+/// # Errors
+/// The store is away.
+pub async fn code_letter<P: Ports>(
+    ports: &P,
+    user: UserId,
+    identifier: &Identifier,
+) -> Result<OutboxEntry, Unavailable> {
+    let code = codes::issue(ports, user, Purpose::Registration).await?;
+    let ttl = ports.policy().otp.ttl;
+    let letter = Letter::VerificationCode { code, minutes: ttl.as_secs().div_ceil(60) };
+    Ok(outbox::letter(ports, identifier, letter, Some(ports.now() + ttl)))
+}
+
+/// Whether a code may still make this account a verified one.
+pub fn waits_for_code(user: &User) -> bool {
+    !user.is_verified && user.is_active
+}
+
+struct Wanted {
+    identifier: Identifier,
+    password: Password,
+    role: Role,
+    first_name: String,
+    last_name: String,
+}
+
+impl Register {
+    fn read<P: Ports>(self, ports: &P) -> Result<Wanted, RegisterError> {
+        let mut errors = FieldErrors::new();
+        let mut refuse = |field: &str, sentence: String| errors.entry(field.to_owned()).or_default().push(sentence);
+        let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
+        let region = &ports.policy().default_region;
+
+        let identifier = match (given(self.email), given(self.phone)) {
+            (Some(email), None) => Identifier::email(&email).map_err(|error| refuse("email", error.to_string())).ok(),
+            (None, Some(phone)) => {
+                Identifier::phone(&phone, region).map_err(|error| refuse("phone", error.to_string())).ok()
+            }
+            (Some(_), Some(_)) => {
+                refuse(NON_FIELD, "Give either an email address or a phone number, not both.".to_owned());
+                None
+            }
+            (None, None) => {
+                refuse(NON_FIELD, "An email address or a phone number is required.".to_owned());
+                None
+            }
+        };
+        let role = match given(self.role).as_deref() {
+            None | Some("client") => Role::Client,
+            Some("vendor") => Role::Vendor,
+            Some(_) => {
+                refuse("role", "Choose `client` or `vendor`.".to_owned());
+                Role::Client
+            }
+        };
+        let first_name = given(self.first_name).unwrap_or_default();
+        let last_name = given(self.last_name).unwrap_or_default();
+        let password = self.password.unwrap_or_else(|| Password::new(""));
+        let mut personal = vec![first_name.as_str(), last_name.as_str()];
+        personal.extend(identifier.as_ref().map(Identifier::as_str));
+        for sentence in passwords::judge(&password, &personal, &ports.policy().passwords) {
+            refuse("password", sentence);
+        }
+        if self.password2.is_some_and(|again| again.expose() != password.expose()) {
+            refuse("password2", "The two passwords do not match.".to_owned());
+        }
+        match identifier {
+            Some(identifier) if errors.is_empty() => Ok(Wanted { identifier, password, role, first_name, last_name }),
+            _ => Err(RegisterError::Invalid(errors)),
+        }
+    }
+}
+
+enum Undone {
+    Taken,
+    Unavailable(Unavailable),
+}
+
+impl From<Unavailable> for Undone {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+fn new_user<P: Ports>(
+    ports: &P,
+    identifier: &Identifier,
+    password_hash: &str,
+    role: Role,
+    first_name: &str,
+    last_name: &str,
+    now: OffsetDateTime,
+) -> User {
+    let (email, phone, auth_provider) = match identifier {
+        Identifier::Email(address) => (Some(address.clone()), None, AuthProvider::Email),
+        Identifier::Phone(number) => (None, Some(number.clone()), AuthProvider::Phone),
+    };
+    User {
+        id: UserId(ports.new_id()),
+        email,
+        phone,
+        password_hash: Some(password_hash.to_owned()),
+        role,
+        auth_provider,
+        is_verified: false,
+        is_active: true,
+        is_contested: false,
+        first_name: first_name.to_owned(),
+        last_name: last_name.to_owned(),
+        bio: String::new(),
+        avatar: String::new(),
+        country: String::new(),
+        state: String::new(),
+        city: String::new(),
+        address: String::new(),
+        pid: public_id(ports),
+        created_at: now,
+        updated_at: now,
+        last_login_at: None,
+        deleted_at: None,
+    }
+}
+
+/// Ten lower-case letters. Of 256 byte values, 26 × 9 are used, so that every letter is equally
+/// likely.
+pub fn public_id<P: Ports>(ports: &P) -> String {
+    let mut pid = String::with_capacity(10);
+    while pid.len() < 10 {
+        let drawn = ports.random::<32>().into_iter().filter(|byte| *byte < 234);
+        pid.extend(drawn.map(|byte| char::from(b'a' + byte % 26)).take(10 - pid.len()));
+    }
+    pid
+}
+
+async fn keep<P: Ports>(ports: &P, pending: &Pending) -> Result<String, Unavailable> {
+    let (id, keys) = (ports.new_id(), ports.keys());
+    let clear = serde_json::to_vec(pending).unwrap_or_default();
+    let sealed = keys.seal_payload(id, &clear, ports.random());
+    ports.ephemeral().put(&registration_key(RegistrationId(id)), &sealed, REGISTRATION_TTL).await?;
+    Ok(keys.seal_challenge(CHALLENGE, id.as_bytes(), ports.random()))
+}
+
+fn read_pending(keys: &Keys, id: uuid::Uuid, sealed: &[u8]) -> Option<Pending> {
+    serde_json::from_slice(&keys.open_payload(id, sealed).ok()?).ok()
+}
+
+fn registration_key(id: RegistrationId) -> String {
+    format!("registration:{id}")
+}
+
+fn notice<P: Ports>(ports: &P, identifier: &Identifier) -> OutboxEntry {
+    let base = &ports.policy().public_url;
+    let letter =
+        Letter::AlreadyRegistered { sign_in_url: format!("{base}/login"), reset_url: format!("{base}/password-reset") };
+    outbox::letter(ports, identifier, letter, None)
+}
+
+fn answer<P: Ports>(ports: &P, identifier: &Identifier, challenge: String) -> Registered {
+    let channel = match identifier {
+        Identifier::Email(_) => "email",
+        Identifier::Phone(_) => "sms",
+    };
+    let expires_in = ports.policy().otp.ttl.as_secs();
+    Registered { verification: Verification { channel, destination: identifier.masked(), expires_in }, challenge }
+}
+
+fn taken(identifier: &Identifier) -> RegisterError {
+    let kind = if identifier.kind() == "email" { "email address" } else { "phone number" };
+    RegisterError::Invalid(field_error(identifier.kind(), format!("A user with this {kind} already exists.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::services::{
+        login::{Login, login},
+        memory::{World, caller, request},
+        run::run,
+        verify_otp::{VerifyOtp, VerifyOtpError, verify_otp},
+    };
+
+    fn sign_up(world: &World, password: &str) -> Registered {
+        let wanted = json!({ "email": "ada@example.org", "password": password });
+        run(register(world, &caller(), request(wanted))).unwrap()
+    }
+
+    fn prove(world: &World, with: serde_json::Value) -> Result<super::super::session::SignedIn, VerifyOtpError> {
+        run(verify_otp(world, &caller(), request::<VerifyOtp>(with)))
+    }
+
+    fn enters(world: &World, password: &str) -> bool {
+        let wanted = json!({ "email_or_phone": "ada@example.org", "password": password });
+        run(login(world, &caller(), request::<Login>(wanted))).is_ok()
+    }
+
+    const MINE: &str = "violet-Kettle-93";
+    const THEIRS: &str = "hidden-Orbit-17-x";
+
+    #[test]
+    fn a_code_makes_an_account_of_a_registration() {
+        let world = World::new();
+        let registered = sign_up(&world, MINE);
+        assert_eq!(registered.verification.destination, "a***@example.org");
+        assert!(!enters(&world, MINE));
+        prove(&world, json!({ "challenge": registered.challenge, "otp": world.code() })).unwrap();
+        assert!(enters(&world, MINE));
+        assert_eq!(world.events()[..3], ["UserRegistered", "UserVerified", "SessionStarted"]);
+    }
+
+    #[test]
+    fn whoever_proves_the_address_gets_the_password_they_chose() {
+        for mine_first in [true, false] {
+            let world = World::new();
+            let mut challenges = [MINE, THEIRS].map(|_| String::new());
+            let order = if mine_first { [(0, MINE), (1, THEIRS)] } else { [(1, THEIRS), (0, MINE)] };
+            for (place, password) in order {
+                challenges[place] = sign_up(&world, password).challenge;
+            }
+            prove(&world, json!({ "challenge": challenges[0], "otp": world.code() })).unwrap();
+            assert!(enters(&world, MINE) && !enters(&world, THEIRS), "mine first: {mine_first}");
+        }
+    }
+
+    #[test]
+    fn a_code_without_its_challenge_trusts_no_contested_password() {
+        let world = World::new();
+        sign_up(&world, THEIRS);
+        sign_up(&world, MINE);
+        prove(&world, json!({ "email": "ada@example.org", "otp": world.code() })).unwrap();
+        assert!(!enters(&world, MINE) && !enters(&world, THEIRS));
+        assert_eq!(world.letters().last().unwrap().letter.kind(), "password_removed");
+    }
+
+    #[test]
+    fn registering_twice_with_one_password_contests_nothing() {
+        let world = World::new();
+        sign_up(&world, MINE);
+        sign_up(&world, MINE);
+        prove(&world, json!({ "email": "ada@example.org", "otp": world.code() })).unwrap();
+        assert!(enters(&world, MINE));
+    }
+
+    #[test]
+    fn an_account_is_not_told_and_not_touched() {
+        let world = World::new();
+        let first = sign_up(&world, MINE);
+        prove(&world, json!({ "challenge": first.challenge, "otp": world.code() })).unwrap();
+        world.pass(std::time::Duration::from_secs(61));
+        let hashes = world.hashes();
+        let second = sign_up(&world, THEIRS);
+        assert_eq!(world.hashes(), hashes + 1);
+        assert_eq!(second.challenge.len(), first.challenge.len());
+        assert_eq!(world.letters().last().unwrap().letter.kind(), "already_registered");
+        assert!(prove(&world, json!({ "challenge": second.challenge, "otp": "123456" })).is_err());
+        assert!(enters(&world, MINE) && !enters(&world, THEIRS));
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_no_trace() {
+        let world = World::new();
+        world.break_outbox();
+        let wanted = json!({ "email": "ada@example.org", "password": MINE });
+        let failed = run(register(&world, &caller(), request(wanted)));
+        assert!(matches!(failed, Err(RegisterError::Unavailable(_))));
+        assert!(world.users().is_empty() && world.audited().is_empty());
+    }
+
+    #[test]
+    fn a_commit_that_fails_gives_the_code_back() {
+        let world = World::new();
+        let challenge = sign_up(&world, MINE).challenge;
+        let with = json!({ "challenge": challenge, "otp": world.code() });
+        world.fail_commits(true);
+        assert!(matches!(prove(&world, with.clone()), Err(VerifyOtpError::Unavailable(_))));
+        world.fail_commits(false);
+        assert!(prove(&world, with).is_ok());
+    }
+}

@@ -1,0 +1,90 @@
+//! Sends a new code; the answer is the same whether an account waits for one or not (contract §2).
+
+use std::time::Duration;
+
+use garde::Validate;
+use serde::Deserialize;
+
+use super::{
+    audit, codes,
+    error::Unavailable,
+    fields::{Text, nullable},
+    model::Caller,
+    ports::{Audit as _, Outbox as _, Ports, Users as _},
+    problem::Problem,
+    register::{code_letter, waits_for_code},
+    verify_otp::{Target, VerifyOtpError, target},
+};
+
+/// `POST /auth/resend-otp/`
+#[derive(Debug, Deserialize, Validate)]
+pub struct ResendOtp {
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    challenge: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    email: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    phone: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    email_or_phone: Option<Text>,
+}
+
+/// Why nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ResendOtpError {
+    /// The request names nobody.
+    #[error(transparent)]
+    Target(#[from] VerifyOtpError),
+    /// The last one was sent a moment ago.
+    #[error("the last code was sent a moment ago")]
+    TooSoon(Duration),
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<ResendOtpError> for Problem {
+    fn from(error: ResendOtpError) -> Self {
+        match error {
+            ResendOtpError::Target(error) => error.into(),
+            ResendOtpError::TooSoon(wait) => Self::throttled(wait),
+            ResendOtpError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+/// Sends a code to an account that waits for one, and does nothing visible otherwise.
+///
+/// # Errors
+/// [`ResendOtpError`].
+pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp) -> Result<(), ResendOtpError> {
+    let identifier =
+        match target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await? {
+            Target::Identifier(identifier) => identifier,
+            Target::Challenge(Some(pending)) => pending.identifier(),
+            // Forged or out of date: nobody to send to, and nothing to tell.
+            Target::Challenge(None) => return Ok(()),
+        };
+    let user = ports.store().await?.user_by_identifier(&identifier).await?;
+    if let Some(wait) = codes::claim_send(ports, user.as_ref().map(|user| user.id), &identifier).await? {
+        return Err(ResendOtpError::TooSoon(wait));
+    }
+    let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &identifier);
+    let (event, letter) = match user.as_ref().filter(|user| waits_for_code(user)) {
+        Some(user) => (event.of_user(user.id), Some(code_letter(ports, user.id, &identifier).await?)),
+        None => (event.refused("nobody_waits"), None),
+    };
+    ports
+        .transaction(async |store| {
+            store.record(&event).await?;
+            if let Some(letter) = &letter {
+                store.enqueue(letter).await?;
+            }
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,212 @@
+//! Proves an address or number with its code; the account is verified and signed in (contract §2).
+
+use garde::Validate;
+use serde::Deserialize;
+
+use super::{
+    audit, codes,
+    codes::Purpose,
+    error::Unavailable,
+    events::Event,
+    fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required},
+    identifier::Identifier,
+    letters::Letter,
+    model::{Caller, Confirmation, Role, User},
+    outbox,
+    ports::{Audit as _, Ephemeral as _, Outbox as _, Ports, Users as _},
+    problem::Problem,
+    register::{self, Pending},
+    session::{self, SignedIn},
+};
+
+/// Names an account: by challenge or by identifier.
+#[derive(Debug, Deserialize, Validate)]
+pub struct VerifyOtp {
+    #[serde(default, deserialize_with = "present")]
+    #[garde(custom(required), custom(at_most::<32>))]
+    otp: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    challenge: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    email: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    phone: Option<Text>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    email_or_phone: Option<Text>,
+}
+
+/// Why nobody was verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyOtpError {
+    /// Fields are missing or wrong.
+    #[error("some fields are not valid")]
+    Invalid(FieldErrors),
+    /// No such code: wrong, spent, run out, guessed at too often, or no such account.
+    #[error("the code is wrong")]
+    WrongCode,
+    /// The code was right, but an operator has disabled the account.
+    #[error("the account is disabled")]
+    Disabled,
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<VerifyOtpError> for Problem {
+    fn from(error: VerifyOtpError) -> Self {
+        match error {
+            VerifyOtpError::Invalid(errors) => Self::invalid(errors),
+            VerifyOtpError::WrongCode => Self {
+                errors: Some(field_error("otp", "The code is wrong or has expired.")),
+                ..Self::new(400, "invalid_otp", "The code is wrong or has expired.")
+            },
+            VerifyOtpError::Disabled => Self::new(403, "account_disabled", "This account is disabled."),
+            VerifyOtpError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+/// Whom a request is about.
+pub enum Target {
+    /// The bearer of a challenge, with what they registered.
+    Challenge(Option<Pending>),
+    /// An identifier.
+    Identifier(Identifier),
+}
+
+/// Reads the one of `challenge`, `email`, `phone`, `email_or_phone` that is given.
+///
+/// # Errors
+/// Sentences when none or several are given, or the one given is malformed.
+pub async fn target<P: Ports>(
+    ports: &P,
+    challenge: Option<Text>,
+    email: Option<Text>,
+    phone: Option<Text>,
+    email_or_phone: Option<Text>,
+) -> Result<Target, VerifyOtpError> {
+    let region = &ports.policy().default_region;
+    let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
+    let invalid = |field: &str, sentence: String| VerifyOtpError::Invalid(field_error(field, sentence));
+    match (given(challenge), given(email), given(phone), given(email_or_phone)) {
+        (Some(challenge), None, None, None) => Ok(Target::Challenge(register::pending(ports, &challenge).await?)),
+        (None, Some(email), None, None) => {
+            Identifier::email(&email).map(Target::Identifier).map_err(|error| invalid("email", error.to_string()))
+        }
+        (None, None, Some(phone), None) => Identifier::phone(&phone, region)
+            .map(Target::Identifier)
+            .map_err(|error| invalid("phone", error.to_string())),
+        (None, None, None, Some(either)) => Identifier::email_or_phone(&either, region)
+            .map(Target::Identifier)
+            .map_err(|error| invalid("email_or_phone", error.to_string())),
+        (None, None, None, None) => {
+            Err(invalid(NON_FIELD, "Give a challenge, an email address or a phone number.".to_owned()))
+        }
+        _ => Err(invalid(NON_FIELD, "Give only one of challenge, email, phone and email_or_phone.".to_owned())),
+    }
+}
+
+/// Spends the code, verifies the account, opens a session.
+///
+/// # Errors
+/// [`VerifyOtpError`].
+pub async fn verify_otp<P: Ports>(ports: &P, caller: &Caller, request: VerifyOtp) -> Result<SignedIn, VerifyOtpError> {
+    let guess = request.otp.map(|otp| otp.0).unwrap_or_default();
+    let target = target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await?;
+    let (user, pending) = match target {
+        Target::Challenge(pending) => {
+            let user = match &pending {
+                Some(pending) => ports.store().await?.user(pending.user_id).await?,
+                None => None,
+            };
+            (user, pending)
+        }
+        Target::Identifier(identifier) => (ports.store().await?.user_by_identifier(&identifier).await?, None),
+    };
+    let Some(user) = user.filter(|user| !user.is_verified) else {
+        return refuse(ports, caller, None).await;
+    };
+    let Some(spent) = codes::check(ports, user.id, Purpose::Registration, &guess).await? else {
+        return refuse(ports, caller, Some(&user)).await;
+    };
+    if !user.is_active {
+        return Err(VerifyOtpError::Disabled);
+    }
+
+    let done = confirm(ports, caller, &user, pending.as_ref()).await;
+    if matches!(done, Err(VerifyOtpError::Unavailable(_))) {
+        // Nothing was verified, so the code is not spent; should this fail too, a new one can be had.
+        let _ = codes::give_back(ports, &spent).await;
+    }
+    done
+}
+
+async fn confirm<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    user: &User,
+    pending: Option<&Pending>,
+) -> Result<SignedIn, VerifyOtpError> {
+    let with = match pending {
+        Some(pending) => pending.confirmation(),
+        // The code alone does not tell which of several people's passwords its owner chose.
+        None if user.is_contested => Confirmation {
+            password_hash: None,
+            role: Role::Client,
+            first_name: String::new(),
+            last_name: String::new(),
+        },
+        None => Confirmation {
+            password_hash: user.password_hash.clone(),
+            role: user.role,
+            first_name: user.first_name.clone(),
+            last_name: user.last_name.clone(),
+        },
+    };
+    let warning = with.password_hash.is_none().then(|| identifier_of(user)).flatten().map(|identifier| {
+        let reset_url = format!("{}/password-reset", ports.policy().public_url);
+        outbox::letter(ports, &identifier, Letter::PasswordRemoved { reset_url }, None)
+    });
+    ports
+        .transaction(async |store| {
+            if !store.confirm_user(user.id, &with, ports.now()).await? {
+                return Err(VerifyOtpError::WrongCode);
+            }
+            store.enqueue(&outbox::event(ports, &Event::UserVerified { user_id: user.id })).await?;
+            if let Some(warning) = &warning {
+                store.enqueue(warning).await?;
+            }
+            let user = User {
+                is_verified: true,
+                role: with.role,
+                first_name: with.first_name.clone(),
+                last_name: with.last_name.clone(),
+                ..user.clone()
+            };
+            Ok(session::open(ports, store, user, None, "verify_otp", caller).await?)
+        })
+        .await
+}
+
+async fn refuse<P: Ports>(ports: &P, caller: &Caller, user: Option<&User>) -> Result<SignedIn, VerifyOtpError> {
+    if user.is_none() {
+        // As many store calls as a wrong guess at a real code makes.
+        let nobody = ports.new_id();
+        let store = ports.ephemeral();
+        store.get(&format!("otp:{nobody}")).await?;
+    }
+    let event = audit::event(ports, "verify_otp", caller).refused("invalid_otp");
+    let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
+    ports.store().await?.record(&event).await?;
+    Err(VerifyOtpError::WrongCode)
+}
+
+/// Where letters to a user go: the address, else the number.
+pub fn identifier_of(user: &User) -> Option<Identifier> {
+    let phone = || user.phone.clone().map(Identifier::Phone);
+    user.email.clone().map(Identifier::Email).or_else(phone)
+}

@@ -1,0 +1,172 @@
+//! Redis commands as values, which two drivers run: each is one round trip.
+
+use std::{
+    sync::{LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::{Cmd, Script, ScriptInvocation};
+
+use crate::services::{
+    limits::{Decision, Rule},
+    ports::Entry,
+};
+
+// -1: stored; otherwise the milliseconds that the value found still lives.
+static PUT_IF_ABSENT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return -1 end
+         return redis.call('PTTL', KEYS[1])",
+    )
+});
+
+static GET: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local value = redis.call('GET', KEYS[1])
+         if not value then return false end
+         return {value, redis.call('PTTL', KEYS[1])}",
+    )
+});
+
+static REMOVE_IF_EQUAL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
+});
+
+static INCREMENT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local count = redis.call('INCR', KEYS[1])
+         if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+         return count",
+    )
+});
+
+static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/admit.lua")));
+
+/// Stores a value.
+pub fn put(key: &str, value: &[u8], ttl: Duration) -> Cmd {
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(value).arg("PX").arg(millis(ttl));
+    command
+}
+
+/// Answers `i64`, for [`remaining`].
+pub fn put_if_absent(key: &str, value: &[u8], ttl: Duration) -> ScriptInvocation<'static> {
+    invocation(&PUT_IF_ABSENT, key, |script| {
+        script.arg(value).arg(millis(ttl));
+    })
+}
+
+/// Reads the answer of [`put_if_absent`].
+pub fn remaining(answer: i64) -> Option<Duration> {
+    u64::try_from(answer).ok().map(Duration::from_millis)
+}
+
+/// Answers `Option<(Vec<u8>, i64)>`, for [`entry`].
+pub fn get(key: &str) -> ScriptInvocation<'static> {
+    invocation(&GET, key, |_| ())
+}
+
+/// Reads the answer of [`get`].
+pub fn entry(answer: Option<(Vec<u8>, i64)>) -> Option<Entry> {
+    let (value, millis) = answer?;
+    Some(Entry { value, expires_in: Duration::from_millis(u64::try_from(millis).ok()?) })
+}
+
+/// Answers `i64`: how many were removed.
+pub fn remove_if_equal(key: &str, value: &[u8]) -> ScriptInvocation<'static> {
+    invocation(&REMOVE_IF_EQUAL, key, |script| {
+        script.arg(value);
+    })
+}
+
+/// Removes a value or counter.
+pub fn remove(key: &str) -> Cmd {
+    Cmd::del(key)
+}
+
+/// Answers `i64`: the new count.
+pub fn increment(key: &str, ttl: Duration) -> ScriptInvocation<'static> {
+    invocation(&INCREMENT, key, |script| {
+        script.arg(millis(ttl));
+    })
+}
+
+/// Answers `u64`, for [`decision`].
+pub fn admit(rules: &[Rule]) -> ScriptInvocation<'static> {
+    let mut script = ADMIT.prepare_invoke();
+    for rule in rules {
+        let micros = u64::try_from(rule.rate.per.as_micros()).unwrap_or(u64::MAX);
+        script.key(&rule.key).arg(micros).arg(rule.rate.count);
+    }
+    script
+}
+
+/// Reads the answer of [`admit`]: microseconds to wait, zero when admitted.
+pub fn decision(answer: u64) -> Decision {
+    match answer {
+        0 => Decision::Admitted,
+        micros => Decision::Throttled { retry_after: Duration::from_micros(micros) },
+    }
+}
+
+fn invocation(
+    script: &'static LazyLock<Script>,
+    key: &str,
+    arguments: impl FnOnce(&mut ScriptInvocation<'static>),
+) -> ScriptInvocation<'static> {
+    let mut invocation = script.prepare_invoke();
+    invocation.key(key);
+    arguments(&mut invocation);
+    invocation
+}
+
+fn millis(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Remembers for a moment that a server is away, so that not every request waits for its timeout.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    open_until: Mutex<Option<Instant>>,
+}
+
+/// How long a server that was found away is not asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+impl Breaker {
+    /// Whether the server was found away a moment ago.
+    pub fn is_open(&self) -> bool {
+        let until = *self.open_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Notes whether the server answered.
+    pub fn note(&self, answered: bool) {
+        let until = (!answered).then(|| Instant::now() + PAUSE);
+        *self.open_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_opens_on_failure_and_closes_on_success() {
+        let breaker = Breaker::default();
+        assert!(!breaker.is_open());
+        breaker.note(false);
+        assert!(breaker.is_open());
+        breaker.note(true);
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn answers_are_read() {
+        assert_eq!(remaining(-1), None);
+        assert_eq!(remaining(1500), Some(Duration::from_millis(1500)));
+        assert_eq!(decision(0), Decision::Admitted);
+        assert_eq!(decision(5), Decision::Throttled { retry_after: Duration::from_micros(5) });
+        assert_eq!(entry(None), None);
+    }
+}

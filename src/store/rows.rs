@@ -1,0 +1,391 @@
+//! Rows, and their way to and from what services speak of. E-mail and phone are encrypted and
+//! decrypted here, and nowhere else.
+
+use diesel::{pg::Pg, prelude::*, sqlite::Sqlite};
+
+use super::{
+    schema::{audit_events, outbox, sessions, users},
+    types::{DbId, DbMoment},
+};
+use crate::services::{
+    error::Unavailable,
+    identifier::Identifier,
+    keys::Keys,
+    model::{
+        AuditEvent, Confirmation, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId, Settlement, User,
+        UserId,
+    },
+};
+use time::OffsetDateTime;
+
+/// Table `users`, whole.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = users, check_for_backend(Pg, Sqlite))]
+pub struct UserRow {
+    id: DbId,
+    email: Option<Vec<u8>>,
+    email_index: Option<Vec<u8>>,
+    phone: Option<Vec<u8>>,
+    phone_index: Option<Vec<u8>>,
+    password_hash: Option<String>,
+    role: String,
+    auth_provider: String,
+    is_verified: bool,
+    is_active: bool,
+    is_contested: bool,
+    first_name: String,
+    last_name: String,
+    bio: String,
+    avatar: String,
+    country: String,
+    state: String,
+    city: String,
+    address: String,
+    pid: String,
+    created_at: DbMoment,
+    updated_at: DbMoment,
+    last_login_at: Option<DbMoment>,
+    deleted_at: Option<DbMoment>,
+}
+
+impl UserRow {
+    /// Encrypts; `nonce` draws 24 random bytes.
+    pub fn seal(user: &User, keys: &Keys, nonce: impl Fn() -> [u8; 24]) -> Self {
+        let id = user.id.0;
+        let index = |identifier: Identifier| keys.blind_index(&identifier).to_vec();
+        Self {
+            id: DbId(id),
+            email: user.email.as_deref().map(|clear| keys.seal_field("email", id, clear, nonce())),
+            email_index: user.email.clone().map(Identifier::Email).map(index),
+            phone: user.phone.as_deref().map(|clear| keys.seal_field("phone", id, clear, nonce())),
+            phone_index: user.phone.clone().map(Identifier::Phone).map(index),
+            password_hash: user.password_hash.clone(),
+            role: user.role.word().to_owned(),
+            auth_provider: user.auth_provider.word().to_owned(),
+            is_verified: user.is_verified,
+            is_active: user.is_active,
+            is_contested: user.is_contested,
+            first_name: user.first_name.clone(),
+            last_name: user.last_name.clone(),
+            bio: user.bio.clone(),
+            avatar: user.avatar.clone(),
+            country: user.country.clone(),
+            state: user.state.clone(),
+            city: user.city.clone(),
+            address: user.address.clone(),
+            pid: user.pid.clone(),
+            created_at: DbMoment(user.created_at),
+            updated_at: DbMoment(user.updated_at),
+            last_login_at: user.last_login_at.map(DbMoment),
+            deleted_at: user.deleted_at.map(DbMoment),
+        }
+    }
+
+    /// Decrypts.
+    ///
+    /// # Errors
+    /// A value of another master secret, a value moved from another row, an unknown word.
+    pub fn open(self, keys: &Keys) -> Result<User, Unavailable> {
+        let id = self.id.0;
+        let field = |column: &str, sealed: Option<Vec<u8>>| {
+            sealed.map(|sealed| keys.open_field(column, id, &sealed)).transpose().map_err(Unavailable::database)
+        };
+        Ok(User {
+            id: UserId(id),
+            email: field("email", self.email)?,
+            phone: field("phone", self.phone)?,
+            password_hash: self.password_hash,
+            role: self.role.parse().map_err(Unavailable::database)?,
+            auth_provider: self.auth_provider.parse().map_err(Unavailable::database)?,
+            is_verified: self.is_verified,
+            is_active: self.is_active,
+            is_contested: self.is_contested,
+            first_name: self.first_name,
+            last_name: self.last_name,
+            bio: self.bio,
+            avatar: self.avatar,
+            country: self.country,
+            state: self.state,
+            city: self.city,
+            address: self.address,
+            pid: self.pid,
+            created_at: self.created_at.0,
+            updated_at: self.updated_at.0,
+            last_login_at: self.last_login_at.map(|at| at.0),
+            deleted_at: self.deleted_at.map(|at| at.0),
+        })
+    }
+}
+
+/// What [`Confirmation`] sets.
+#[derive(AsChangeset)]
+#[diesel(table_name = users, treat_none_as_null = true)]
+pub struct ConfirmationRow {
+    password_hash: Option<String>,
+    role: String,
+    first_name: String,
+    last_name: String,
+    is_verified: bool,
+    is_contested: bool,
+    updated_at: DbMoment,
+}
+
+impl ConfirmationRow {
+    /// At this time.
+    pub fn new(with: &Confirmation, at: OffsetDateTime) -> Self {
+        Self {
+            password_hash: with.password_hash.clone(),
+            role: with.role.word().to_owned(),
+            first_name: with.first_name.clone(),
+            last_name: with.last_name.clone(),
+            is_verified: true,
+            is_contested: false,
+            updated_at: DbMoment(at),
+        }
+    }
+}
+
+/// What [`ProfileChanges`] sets; `None` leaves a column as it is.
+#[derive(AsChangeset)]
+#[diesel(table_name = users)]
+pub struct ProfileRow {
+    first_name: Option<String>,
+    last_name: Option<String>,
+    bio: Option<String>,
+    avatar: Option<String>,
+    country: Option<String>,
+    state: Option<String>,
+    city: Option<String>,
+    address: Option<String>,
+    updated_at: DbMoment,
+}
+
+impl ProfileRow {
+    /// At this time.
+    pub fn new(changes: &ProfileChanges, at: OffsetDateTime) -> Self {
+        let ProfileChanges { first_name, last_name, bio, avatar, country, state, city, address } = changes.clone();
+        Self { first_name, last_name, bio, avatar, country, state, city, address, updated_at: DbMoment(at) }
+    }
+}
+
+/// Table `sessions`, whole.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = sessions, check_for_backend(Pg, Sqlite))]
+pub struct SessionRow {
+    id: DbId,
+    user_id: DbId,
+    generation: i64,
+    rotated_at: DbMoment,
+    expires_at: DbMoment,
+    created_at: DbMoment,
+    last_used_at: DbMoment,
+    ended_at: Option<DbMoment>,
+    end_reason: Option<String>,
+    ip: String,
+    user_agent: String,
+    browser: String,
+    os: String,
+    device: String,
+}
+
+impl From<&Session> for SessionRow {
+    fn from(session: &Session) -> Self {
+        Self {
+            id: DbId(session.id.0),
+            user_id: DbId(session.user_id.0),
+            generation: session.generation,
+            rotated_at: DbMoment(session.rotated_at),
+            expires_at: DbMoment(session.expires_at),
+            created_at: DbMoment(session.created_at),
+            last_used_at: DbMoment(session.last_used_at),
+            ended_at: session.ended_at.map(DbMoment),
+            end_reason: session.end_reason.map(|reason| reason.word().to_owned()),
+            ip: session.ip.clone(),
+            user_agent: session.user_agent.clone(),
+            browser: session.browser.clone(),
+            os: session.os.clone(),
+            device: session.device.clone(),
+        }
+    }
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = Unavailable;
+
+    fn try_from(row: SessionRow) -> Result<Self, Unavailable> {
+        let end_reason = row.end_reason.as_deref().map(str::parse).transpose();
+        Ok(Self {
+            id: SessionId(row.id.0),
+            user_id: UserId(row.user_id.0),
+            generation: row.generation,
+            rotated_at: row.rotated_at.0,
+            expires_at: row.expires_at.0,
+            created_at: row.created_at.0,
+            last_used_at: row.last_used_at.0,
+            ended_at: row.ended_at.map(|at| at.0),
+            end_reason: end_reason.map_err(Unavailable::database)?,
+            ip: row.ip,
+            user_agent: row.user_agent,
+            browser: row.browser,
+            os: row.os,
+            device: row.device,
+        })
+    }
+}
+
+/// Both halves of a session's look-up.
+///
+/// # Errors
+/// As [`UserRow::open`].
+pub fn session_and_user((session, user): (SessionRow, UserRow), keys: &Keys) -> Result<(Session, User), Unavailable> {
+    Ok((session.try_into()?, user.open(keys)?))
+}
+
+/// Table `outbox`, without what only the database needs.
+#[derive(Queryable, QueryableByName, Selectable, Insertable)]
+#[diesel(table_name = outbox, check_for_backend(Pg, Sqlite))]
+pub struct OutboxRow {
+    id: DbId,
+    channel: String,
+    kind: String,
+    payload: Vec<u8>,
+    state: String,
+    attempts: i32,
+    created_at: DbMoment,
+    available_at: DbMoment,
+    expires_at: Option<DbMoment>,
+    last_error: String,
+}
+
+impl From<&OutboxEntry> for OutboxRow {
+    fn from(entry: &OutboxEntry) -> Self {
+        Self {
+            id: DbId(entry.id),
+            channel: entry.channel.word().to_owned(),
+            kind: entry.kind.clone(),
+            payload: entry.payload.clone(),
+            state: entry.state.word().to_owned(),
+            attempts: entry.attempts,
+            created_at: DbMoment(entry.created_at),
+            available_at: DbMoment(entry.available_at),
+            expires_at: entry.expires_at.map(DbMoment),
+            last_error: entry.last_error.clone(),
+        }
+    }
+}
+
+impl TryFrom<OutboxRow> for OutboxEntry {
+    type Error = Unavailable;
+
+    fn try_from(row: OutboxRow) -> Result<Self, Unavailable> {
+        Ok(Self {
+            id: row.id.0,
+            channel: row.channel.parse().map_err(Unavailable::database)?,
+            kind: row.kind,
+            payload: row.payload,
+            state: row.state.parse().map_err(Unavailable::database)?,
+            attempts: row.attempts,
+            created_at: row.created_at.0,
+            available_at: row.available_at.0,
+            expires_at: row.expires_at.map(|at| at.0),
+            last_error: row.last_error,
+        })
+    }
+}
+
+/// Rows to entries.
+///
+/// # Errors
+/// An unknown word.
+pub fn entries(rows: Vec<OutboxRow>) -> Result<Vec<OutboxEntry>, Unavailable> {
+    rows.into_iter().map(OutboxEntry::try_from).collect()
+}
+
+/// What [`Settlement`] sets.
+#[derive(AsChangeset)]
+#[diesel(table_name = outbox)]
+pub struct SettlementRow {
+    state: &'static str,
+    payload: Option<Vec<u8>>,
+    available_at: Option<DbMoment>,
+    lease_owner: Option<Option<DbId>>,
+    settled_at: Option<DbMoment>,
+    last_error: String,
+}
+
+impl SettlementRow {
+    /// At this time.
+    pub fn new(settlement: &Settlement, now: OffsetDateTime) -> Self {
+        let settled = Some(DbMoment(now));
+        let lease_owner = Some(None);
+        match settlement {
+            // What was sent need not be kept: it holds an address and perhaps a code.
+            Settlement::Sent => Self {
+                state: OutboxState::Sent.word(),
+                payload: Some(Vec::new()),
+                available_at: None,
+                lease_owner,
+                settled_at: settled,
+                last_error: String::new(),
+            },
+            Settlement::Retry { at, error } => Self {
+                state: OutboxState::Pending.word(),
+                payload: None,
+                available_at: Some(DbMoment(*at)),
+                lease_owner,
+                settled_at: None,
+                last_error: error.clone(),
+            },
+            Settlement::Dead { error } => Self {
+                state: OutboxState::Dead.word(),
+                payload: None,
+                available_at: None,
+                lease_owner,
+                settled_at: settled,
+                last_error: error.clone(),
+            },
+        }
+    }
+}
+
+/// Table `audit_events`.
+#[derive(Insertable)]
+#[diesel(table_name = audit_events)]
+pub struct AuditRow {
+    id: DbId,
+    at: DbMoment,
+    action: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+    user_id: Option<DbId>,
+    session_id: Option<DbId>,
+    identifier_index: Option<Vec<u8>>,
+    ip: String,
+    user_agent: String,
+    browser: String,
+    os: String,
+    request_id: String,
+    engine: &'static str,
+}
+
+impl From<&AuditEvent> for AuditRow {
+    fn from(event: &AuditEvent) -> Self {
+        let client = event.caller.client();
+        Self {
+            id: DbId(event.id),
+            at: DbMoment(event.at),
+            action: event.action,
+            outcome: event.outcome.word(),
+            reason: event.reason,
+            user_id: event.user_id.map(|id| DbId(id.0)),
+            session_id: event.session_id.map(|id| DbId(id.0)),
+            identifier_index: event.identifier_index.clone(),
+            ip: event.caller.ip.to_string(),
+            user_agent: event.caller.user_agent.clone(),
+            browser: client.browser,
+            os: client.os,
+            request_id: event.caller.request_id.clone(),
+            engine: event.caller.engine,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Statements that diesel's query builder cannot spell. Parameters first appear in their order,
+//! so that `$1` means the same to PostgreSQL and SQLite.
+
+/// Binds: key, value, expires_at, now. Changes one row when the entry was absent or had run out.
+pub const PUT_IF_ABSENT: &str = "
+    INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 0, $3)
+    ON CONFLICT (key) DO UPDATE
+    SET value = excluded.value, count = 0, expires_at = excluded.expires_at
+    WHERE ephemeral_entries.expires_at <= $4";
+
+/// Binds: key, empty value, expires_at, now. Returns `count`.
+pub const INCREMENT: &str = "
+    INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 1, $3)
+    ON CONFLICT (key) DO UPDATE
+    SET count = CASE WHEN ephemeral_entries.expires_at <= $4 THEN 1 ELSE ephemeral_entries.count + 1 END,
+        expires_at = CASE WHEN ephemeral_entries.expires_at <= $4
+                     THEN excluded.expires_at ELSE ephemeral_entries.expires_at END
+    RETURNING count";
+
+/// Binds: owner, end of lease, now, most. Returns outbox rows. SQLite has one writer at a time.
+pub const CLAIM_SQLITE: &str = "
+    UPDATE outbox SET lease_owner = $1, available_at = $2, attempts = attempts + 1
+    WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' AND available_at <= $3
+                 ORDER BY available_at LIMIT $4)
+    RETURNING id, channel, kind, payload, state, attempts, created_at, available_at, expires_at, last_error";
+
+/// The same for PostgreSQL: claimers pass over rows that another is claiming.
+pub const CLAIM_POSTGRES: &str = "
+    UPDATE outbox SET lease_owner = $1, available_at = $2, attempts = attempts + 1
+    WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' AND available_at <= $3
+                 ORDER BY available_at LIMIT $4 FOR UPDATE SKIP LOCKED)
+    RETURNING id, channel, kind, payload, state, attempts, created_at, available_at, expires_at, last_error";
+
+/// Row of [`INCREMENT`].
+#[derive(diesel::QueryableByName)]
+pub struct Count {
+    /// The new count.
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    pub count: i64,
+}
+
+/// What every PostgreSQL connection is told: no statement, lock or forgotten transaction may hold
+/// others up for longer.
+pub fn postgres_setup(timeout: std::time::Duration) -> String {
+    let millis = timeout.as_millis();
+    format!(
+        "SET statement_timeout = {millis}; SET lock_timeout = {millis}; \
+         SET idle_in_transaction_session_timeout = {}; SET application_name = 'bifrons'",
+        millis * 2
+    )
+}
+
+/// Whether an error leaves the connection as good as it was. After any other it is closed rather
+/// than pooled, which is how a pool heals when its server was restarted.
+pub fn spares_connection(error: &diesel::result::Error) -> bool {
+    use diesel::result::{DatabaseErrorKind as Kind, Error};
+    match error {
+        Error::NotFound => true,
+        Error::DatabaseError(kind, _) => matches!(
+            kind,
+            Kind::UniqueViolation
+                | Kind::ForeignKeyViolation
+                | Kind::NotNullViolation
+                | Kind::CheckViolation
+                | Kind::SerializationFailure
+        ),
+        _ => false,
+    }
+}

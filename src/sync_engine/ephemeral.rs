@@ -1,0 +1,230 @@
+//! The ephemeral store on blocking connections: Redis, or a table of the database.
+
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+    time::Duration,
+};
+
+use diesel::{OptionalExtension as _, prelude::*};
+use r2d2::{ManageConnection, Pool};
+use redis::{Client, RedisError, RedisResult};
+
+use super::database::{Connection, Database};
+use crate::{
+    services::{
+        error::Unavailable,
+        limits::{Decision, LocalLimiter, Rule},
+        ports::{Entry, Ephemeral},
+    },
+    settings::{Settings, StoreUrl},
+    store::{
+        redis::{self as commands, Breaker},
+        schema::ephemeral_entries as entries,
+        sql::{self, Count},
+        types::{DbMoment, Moment},
+    },
+    system,
+};
+
+/// Makes Redis connections with deadlines: the blocking driver has none by itself.
+pub struct Manager {
+    client: Client,
+    timeout: Duration,
+}
+
+impl ManageConnection for Manager {
+    type Connection = redis::Connection;
+    type Error = RedisError;
+
+    fn connect(&self) -> RedisResult<redis::Connection> {
+        let conn = self.client.get_connection_with_timeout(self.timeout)?;
+        conn.set_read_timeout(Some(self.timeout))?;
+        conn.set_write_timeout(Some(self.timeout))?;
+        Ok(conn)
+    }
+
+    fn is_valid(&self, conn: &mut redis::Connection) -> RedisResult<()> {
+        redis::cmd("PING").query(conn)
+    }
+
+    fn has_broken(&self, conn: &mut redis::Connection) -> bool {
+        !redis::ConnectionLike::is_open(conn)
+    }
+}
+
+/// Codes, counters and locks.
+#[derive(Clone)]
+pub struct EphemeralStore {
+    place: Place,
+    limiter: Arc<LocalLimiter>,
+}
+
+#[derive(Clone)]
+enum Place {
+    Table(Database),
+    Redis { pool: Pool<Manager>, breaker: Arc<Breaker> },
+}
+
+impl EphemeralStore {
+    /// As `store.url` says; the table is in `database`.
+    ///
+    /// # Errors
+    /// The URL cannot be used.
+    pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, RedisError> {
+        let place = match settings.store() {
+            StoreUrl::Embedded => Place::Table(database.clone()),
+            StoreUrl::Redis(url) => {
+                let timeout = settings.store.timeout;
+                let manager = Manager { client: Client::open(url.expose())?, timeout };
+                let pool = Pool::builder()
+                    .max_size(u32::from(settings.store.pool))
+                    .min_idle(Some(0))
+                    .test_on_check_out(false)
+                    .connection_timeout(timeout)
+                    .error_handler(Box::new(r2d2::NopErrorHandler))
+                    .build_unchecked(manager);
+                Place::Redis { pool, breaker: Arc::default() }
+            }
+        };
+        Ok(Self { place, limiter })
+    }
+}
+
+/// Runs `$table` with a database connection, or `$redis` with a Redis connection.
+macro_rules! at {
+    ($store:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
+        ready(match &$store.place {
+            Place::Table(database) => database.check_out().and_then(|mut connection| match &mut connection {
+                Connection::Sqlite(pooled) => {
+                    let $conn = &mut ***pooled;
+                    let answer = $table;
+                    pooled.note(answer)
+                }
+                Connection::Postgres(pooled) => {
+                    let $conn = &mut ***pooled;
+                    let answer = $table;
+                    pooled.note(answer)
+                }
+            }),
+            Place::Redis { pool, breaker } => on_redis(pool, breaker, |$server| $redis),
+        })
+    };
+}
+
+/// Runs a command; once more on another connection when the first turned out to be dead.
+fn on_redis<T>(
+    pool: &Pool<Manager>,
+    breaker: &Breaker,
+    command: impl Fn(&mut redis::Connection) -> RedisResult<T>,
+) -> Result<T, Unavailable> {
+    if breaker.is_open() {
+        return Err(Unavailable::store("not asked again yet"));
+    }
+    let attempt = || -> Result<RedisResult<T>, r2d2::Error> { Ok(command(&mut *pool.get()?)) };
+    let answer = match attempt() {
+        Ok(Err(error)) if error.is_io_error() && !error.is_timeout() => attempt(),
+        other => other,
+    };
+    let is_away = match &answer {
+        Ok(Err(error)) => error.is_io_error(),
+        other => other.is_err(),
+    };
+    breaker.note(!is_away);
+    answer.map_err(Unavailable::store)?.map_err(Unavailable::store)
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl Ephemeral for EphemeralStore {
+    fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Ready<Result<(), Unavailable>> {
+        let until = DbMoment(system::now() + ttl);
+        at!(self,
+            conn => {
+                let fresh = || (entries::value.eq(value), entries::count.eq(0), entries::expires_at.eq(until));
+                diesel::insert_into(entries::table)
+                    .values((entries::key.eq(key), fresh()))
+                    .on_conflict(entries::key)
+                    .do_update()
+                    .set(fresh())
+                    .execute(conn)
+                    .map(drop)
+            },
+            server => commands::put(key, value, ttl).query(server))
+    }
+
+    fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Ready<Result<Option<Duration>, Unavailable>> {
+        let now = system::now();
+        at!(self,
+            conn => diesel::sql_query(sql::PUT_IF_ABSENT)
+                .bind::<diesel::sql_types::Text, _>(key)
+                .bind::<diesel::sql_types::Binary, _>(value)
+                .bind::<Moment, _>(DbMoment(now + ttl))
+                .bind::<Moment, _>(DbMoment(now))
+                .execute(conn)
+                .and_then(|stored| {
+                    if stored == 1 {
+                        return Ok(None);
+                    }
+                    let until = entries::table.find(key).select(entries::expires_at).get_result::<DbMoment>(conn);
+                    Ok(Some(until.optional()?.map_or(Duration::ZERO, |until| (until.0 - now).unsigned_abs())))
+                }),
+            server => commands::put_if_absent(key, value, ttl).invoke(server).map(commands::remaining))
+    }
+
+    fn get(&self, key: &str) -> Ready<Result<Option<Entry>, Unavailable>> {
+        let now = system::now();
+        at!(self,
+            conn => entries::table
+                .filter(entries::key.eq(key).and(entries::expires_at.gt(DbMoment(now))))
+                .select((entries::value, entries::expires_at))
+                .first::<(Vec<u8>, DbMoment)>(conn)
+                .optional()
+                .map(|found| found.map(|(value, until)| Entry { value, expires_in: (until.0 - now).unsigned_abs() })),
+            server => commands::get(key).invoke(server).map(commands::entry))
+    }
+
+    fn remove_if_equal(&self, key: &str, value: &[u8]) -> Ready<Result<bool, Unavailable>> {
+        let now = DbMoment(system::now());
+        at!(self,
+            conn => diesel::delete(entries::table)
+                .filter(entries::key.eq(key).and(entries::value.eq(value)).and(entries::expires_at.gt(now)))
+                .execute(conn)
+                .map(|removed| removed == 1),
+            server => commands::remove_if_equal(key, value).invoke(server).map(|removed: i64| removed == 1))
+    }
+
+    fn remove(&self, key: &str) -> Ready<Result<(), Unavailable>> {
+        at!(self,
+            conn => diesel::delete(entries::table.find(key)).execute(conn).map(drop),
+            server => commands::remove(key).query(server))
+    }
+
+    fn increment(&self, key: &str, ttl: Duration) -> Ready<Result<i64, Unavailable>> {
+        let now = system::now();
+        at!(self,
+            conn => diesel::sql_query(sql::INCREMENT)
+                .bind::<diesel::sql_types::Text, _>(key)
+                .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
+                .bind::<Moment, _>(DbMoment(now + ttl))
+                .bind::<Moment, _>(DbMoment(now))
+                .get_result::<Count>(conn)
+                .map(|counted| counted.count),
+            server => commands::increment(key, ttl).invoke(server))
+    }
+
+    fn admit(&self, rules: &[Rule]) -> Ready<Decision> {
+        let decision = match &self.place {
+            Place::Table(_) => None,
+            Place::Redis { pool, breaker } => {
+                on_redis(pool, breaker, |server| commands::admit(rules).invoke(server)).ok().map(commands::decision)
+            }
+        };
+        ready(decision.unwrap_or_else(|| self.limiter.admit(rules, system::now())))
+    }
+
+    fn ping(&self) -> Ready<Result<(), Unavailable>> {
+        at!(self,
+            conn => diesel::sql_query("SELECT 1").execute(conn).map(drop),
+            server => redis::cmd("PING").query(server))
+    }
+}

@@ -1,0 +1,84 @@
+//! What each operation does on this engine: read, call the service, answer.
+
+use crate::{
+    api::{Call, Edge, Operation, Success},
+    services::{
+        authenticate::{Bearer, authenticate},
+        limits::admit,
+        login::login,
+        logout::logout,
+        problem::Problem,
+        profile::update_profile,
+        ready::ready,
+        refresh::{Refresh, refresh},
+        register::register,
+        resend_otp::resend_otp,
+        run::run,
+        verify_otp::verify_otp,
+        verify_token::verify_token,
+    },
+};
+
+use super::ports::BlockingPorts;
+
+type Outcome = Result<Success, Problem>;
+
+/// Counts the request against its limits, recognises its bearer where one is needed, and does it.
+pub fn handle(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
+    let class = operation.class();
+    if !operation.needs_bearer() {
+        run(admit(ports, class, &call.caller, None))?;
+        return open(ports, edge, call, operation);
+    }
+    let bearer = run(authenticate(ports, call.bearer()))?;
+    run(admit(ports, class, &call.caller, Some(bearer.user.id)))?;
+    guarded(ports, edge, call, operation, &bearer)
+}
+
+fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
+    match operation {
+        Operation::Register => Ok(Success::registered(&run(register(ports, &call.caller, call.read()?))?)),
+        Operation::VerifyOtp => {
+            let signed_in = run(verify_otp(ports, &call.caller, call.read()?))?;
+            Ok(Success::signed_in(edge, "Your account is verified.", &signed_in))
+        }
+        Operation::ResendOtp => {
+            run(resend_otp(ports, &call.caller, call.read()?))?;
+            Ok(Success::code_sent())
+        }
+        Operation::Login => {
+            let signed_in = run(login(ports, &call.caller, call.read()?))?;
+            Ok(Success::signed_in(edge, "Login successful.", &signed_in))
+        }
+        Operation::RefreshToken => {
+            let body = call.read::<Refresh>()?.refresh.map(|text| text.0).filter(|text| !text.is_empty());
+            let token = match &body {
+                Some(token) => Some(token.as_str()),
+                None => call.refresh_cookie(edge)?,
+            };
+            Ok(Success::refreshed(edge, &run(refresh(ports, &call.caller, token))?))
+        }
+        Operation::VerifyToken => {
+            run(verify_token(ports, call.read()?))?;
+            Ok(Success::token_valid())
+        }
+        Operation::Live => Ok(Success::live()),
+        Operation::Ready => Success::ready(&run(ready(ports))),
+        Operation::Logout | Operation::Me | Operation::UpdateMe => Err(Problem::token_not_valid()),
+    }
+}
+
+fn guarded(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation, bearer: &Bearer) -> Outcome {
+    match operation {
+        Operation::Logout => {
+            run(logout(ports, &call.caller, bearer, call.read()?))?;
+            Ok(Success::logged_out(edge))
+        }
+        Operation::Me => Ok(Success::profile("Your profile.", &bearer.user)),
+        Operation::UpdateMe => {
+            let user = run(update_profile(ports, &call.caller, bearer, call.read()?))?;
+            Ok(Success::profile("Your profile was updated.", &user))
+        }
+        _ => open(ports, edge, call, operation),
+    }
+}

@@ -1,0 +1,125 @@
+//! Argon2id on the request's own thread, behind a counting gate that bounds memory and cores.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    services::{
+        error::Overloaded,
+        passwords::{HashParams, Password, Verified},
+    },
+    settings::Settings,
+};
+
+// Whoever has waited this long had better be told to come back.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Hashes passwords, so many at a time.
+#[derive(Clone)]
+pub struct Hasher {
+    params: HashParams,
+    gate: Arc<Gate>,
+}
+
+struct Gate {
+    state: Mutex<State>,
+    freed: Condvar,
+    queue: usize,
+}
+
+struct State {
+    free: usize,
+    waiting: usize,
+}
+
+impl Hasher {
+    /// With `passwords.slots` at a time and `passwords.queue` waiting.
+    pub fn new(settings: &Settings, params: HashParams, slots: usize) -> Self {
+        let state = Mutex::new(State { free: slots, waiting: 0 });
+        Self { params, gate: Arc::new(Gate { state, freed: Condvar::new(), queue: settings.passwords.queue }) }
+    }
+
+    /// Makes a hash.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub fn hash(&self, password: &Password, salt: [u8; 16]) -> Result<String, Overloaded> {
+        let _slot = self.gate.enter()?;
+        self.params.hash(password, salt).ok_or(Overloaded)
+    }
+
+    /// Verifies a hash.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub fn verify(&self, password: &Password, hash: Option<&str>) -> Result<Verified, Overloaded> {
+        let _slot = self.gate.enter()?;
+        Ok(self.params.verify(password, hash))
+    }
+}
+
+struct Slot<'a>(&'a Gate);
+
+impl Gate {
+    fn enter(&self) -> Result<Slot<'_>, Overloaded> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.free == 0 && state.waiting >= self.queue {
+            return Err(Overloaded);
+        }
+        state.waiting += 1;
+        while state.free == 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.waiting -= 1;
+                return Err(Overloaded);
+            }
+            state = self.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.waiting -= 1;
+        state.free -= 1;
+        Ok(Slot(self))
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).free += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(slots: usize, queue: usize) -> Gate {
+        Gate { state: Mutex::new(State { free: slots, waiting: 0 }), freed: Condvar::new(), queue }
+    }
+
+    #[test]
+    fn as_many_enter_as_there_are_slots() {
+        let gate = gate(2, 0);
+        let (one, _two) = (gate.enter().ok().unwrap(), gate.enter().ok().unwrap());
+        assert!(gate.enter().is_err());
+        drop(one);
+        assert!(gate.enter().is_ok());
+    }
+
+    #[test]
+    fn whoever_waits_enters_when_a_slot_is_freed() {
+        let gate = gate(1, 1);
+        let slot = gate.enter().ok().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| gate.enter().is_ok());
+            while gate.state.lock().unwrap().waiting == 0 {
+                std::thread::yield_now();
+            }
+            assert!(gate.enter().is_err(), "the queue holds one");
+            drop(slot);
+            assert!(waiting.join().unwrap());
+        });
+    }
+}

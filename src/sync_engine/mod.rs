@@ -1,0 +1,21 @@
+//! Version 1: one thread per request, and every call waits for its answer.
+
+mod database;
+mod ephemeral;
+mod extract;
+mod handlers;
+mod hasher;
+mod mailer;
+mod ports;
+mod pump;
+mod routes;
+pub mod server;
+mod sms;
+mod store;
+
+pub use database::Database;
+pub use ephemeral::EphemeralStore;
+pub use hasher::Hasher;
+pub use ports::BlockingPorts;
+pub use pump::Pump;
+pub use routes::start;

@@ -1,0 +1,105 @@
+//! The ports of the sync engine: every answer is there when the call returns.
+
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+};
+
+use time::OffsetDateTime;
+
+use super::{database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store};
+use crate::{
+    services::{
+        error::{Overloaded, Unavailable},
+        keys::Keys,
+        passwords::{Password, Verified},
+        policy::Policy,
+        ports::Ports,
+        run::run,
+    },
+    system,
+};
+
+/// Everything a request of the sync engine may use; cheap to clone.
+#[derive(Clone)]
+pub struct BlockingPorts {
+    /// The durable database.
+    pub database: Database,
+    /// Codes, counters and locks.
+    pub ephemeral: EphemeralStore,
+    /// Argon2id.
+    pub hasher: Hasher,
+    /// The operator's decisions.
+    pub policy: Arc<Policy>,
+    /// Derived from the master secret.
+    pub keys: Arc<Keys>,
+    /// Tells the pump that a letter waits.
+    pub wake: Arc<Wake>,
+}
+
+impl BlockingPorts {
+    fn check_out(&self) -> Result<Store, Unavailable> {
+        let connection = self.database.check_out()?;
+        Ok(Store { connection, keys: Arc::clone(&self.keys), nonce: system::random, has_letters: false })
+    }
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl Ports for BlockingPorts {
+    type Store = Store;
+    type Ephemeral = EphemeralStore;
+
+    fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        system::now()
+    }
+
+    fn random<const N: usize>(&self) -> [u8; N] {
+        system::random()
+    }
+
+    fn ephemeral(&self) -> &EphemeralStore {
+        &self.ephemeral
+    }
+
+    fn store(&self) -> Ready<Result<Store, Unavailable>> {
+        ready(self.check_out())
+    }
+
+    fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Ready<Result<T, E>>
+    where
+        E: From<Unavailable>,
+    {
+        let unit = || {
+            let mut store = self.check_out()?;
+            store.connection.begin()?;
+            let done = run(work(&mut store));
+            match (&done, store.connection.end(done.is_ok())) {
+                (_, Ok(())) => (),
+                (Ok(_), Err(error)) => return Err(error.into()),
+                // The work's own error says more; the connection is closed, which undoes the work.
+                (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
+            }
+            if done.is_ok() && store.has_letters {
+                self.wake.wake();
+            }
+            done
+        };
+        ready(unit())
+    }
+
+    fn hash_password(&self, password: Password, salt: [u8; 16]) -> Ready<Result<String, Overloaded>> {
+        ready(self.hasher.hash(&password, salt))
+    }
+
+    fn verify_password(&self, password: Password, hash: Option<String>) -> Ready<Result<Verified, Overloaded>> {
+        ready(self.hasher.verify(&password, hash.as_deref()))
+    }
+}

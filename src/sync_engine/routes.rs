@@ -1,0 +1,56 @@
+//! The sync engine's port: takes requests from the server, finds their operation, answers.
+
+use std::{io, net::TcpListener, sync::Arc, time::Instant};
+
+use rouille::{Request, Response};
+
+use super::{
+    extract, handlers,
+    ports::BlockingPorts,
+    server::{self, BodyError, Limits, Server},
+};
+use crate::{
+    api::{Edge, Matched, Reply, call::BODY_BYTES, framing, log},
+    settings::Settings,
+};
+
+/// Starts serving on an open listener.
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn start(settings: &Settings, listener: TcpListener, ports: BlockingPorts, edge: Arc<Edge>) -> io::Result<Server> {
+    let http = &settings.http;
+    let limits = Limits {
+        threads: settings.engines.v1.threads,
+        head_bytes: framing::HEAD_BYTES,
+        headers: framing::HEADERS,
+        body_bytes: BODY_BYTES,
+        head_timeout: http.head_timeout,
+        body_timeout: http.body_timeout,
+        idle_timeout: http.idle_timeout,
+        write_timeout: http.write_timeout,
+        ..Limits::default()
+    };
+    server::start(listener, limits, move |request, body| answer(&ports, &edge, request, body))
+}
+
+fn answer(ports: &BlockingPorts, edge: &Edge, request: &Request, body: Result<(), BodyError>) -> Response {
+    let began = Instant::now();
+    let headers = request.headers().map(|(name, value)| (name, value.as_bytes()));
+    if let Some(status) = framing::refuse_ambiguous(request.method(), request.raw_url(), headers) {
+        return extract::response(Reply::bare(status));
+    }
+    let call = extract::call(edge, request, body);
+    let matched = call.route();
+    let span = log::span(&call, &matched);
+    let _entered = span.enter();
+    let reply = match matched {
+        Ok(Matched::Operation { operation, is_legacy }) => {
+            Reply::new(edge, &call, is_legacy, handlers::handle(ports, edge, &call, operation))
+        }
+        Ok(Matched::Options) => Reply::options(edge, &call),
+        Err(problem) => Reply::problem(edge, &call, &problem),
+    };
+    log::answered(&reply, began);
+    extract::response(reply)
+}

@@ -1,0 +1,313 @@
+//! The durable database on blocking connections. Every answer is there when the call returns.
+
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+};
+
+use diesel::prelude::*;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::database::Connection;
+use crate::{
+    services::{
+        error::Unavailable,
+        identifier::Identifier,
+        keys::Keys,
+        model::{
+            AuditEvent, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId,
+            Settlement, User, UserId,
+        },
+        ports::{Audit, Inserted, Outbox, Sessions, Users},
+    },
+    store::{
+        rows::{
+            AuditRow, ConfirmationRow, OutboxRow, ProfileRow, SessionRow, SettlementRow, UserRow, entries,
+            session_and_user,
+        },
+        schema::{audit_events, ephemeral_entries, outbox, sessions, users},
+        sql,
+        types::{DbId, DbMoment, Id, Moment},
+    },
+};
+
+/// A connection and the keys that its rows are sealed with.
+pub struct Store {
+    /// On loan from the pool.
+    pub connection: Connection,
+    /// For personal data.
+    pub keys: Arc<Keys>,
+    /// Draws a nonce.
+    pub nonce: fn() -> [u8; 24],
+    /// Whether a letter was written on this connection.
+    pub has_letters: bool,
+}
+
+type Answer<T> = Ready<Result<T, Unavailable>>;
+
+/// Runs `$query` on whichever database the store speaks to; each spells it in its own SQL.
+macro_rules! on {
+    ($store:expr, $conn:ident => $query:expr) => {
+        match &mut $store.connection {
+            Connection::Sqlite(pooled) => {
+                let $conn = &mut ***pooled;
+                let answer = $query;
+                pooled.note(answer)
+            }
+            Connection::Postgres(pooled) => {
+                let $conn = &mut ***pooled;
+                let answer = $query;
+                pooled.note(answer)
+            }
+        }
+    };
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl Users for Store {
+    fn user_by_identifier(&mut self, identifier: &Identifier) -> Answer<Option<User>> {
+        let index = self.keys.blind_index(identifier).to_vec();
+        let found = match identifier {
+            Identifier::Email(_) => on!(self, conn => users::table
+                .filter(users::email_index.eq(index).and(users::deleted_at.is_null()))
+                .select(UserRow::as_select())
+                .first(conn)
+                .optional()),
+            Identifier::Phone(_) => on!(self, conn => users::table
+                .filter(users::phone_index.eq(index).and(users::deleted_at.is_null()))
+                .select(UserRow::as_select())
+                .first(conn)
+                .optional()),
+        };
+        ready(found.and_then(|row| row.map(|row| row.open(&self.keys)).transpose()))
+    }
+
+    fn user(&mut self, id: UserId) -> Answer<Option<User>> {
+        let found = on!(self, conn => users::table
+            .filter(users::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
+            .select(UserRow::as_select())
+            .first(conn)
+            .optional());
+        ready(found.and_then(|row| row.map(|row| row.open(&self.keys)).transpose()))
+    }
+
+    fn insert_user(&mut self, user: &User) -> Answer<Inserted> {
+        let row = UserRow::seal(user, &self.keys, self.nonce);
+        let inserted = on!(self, conn => diesel::insert_into(users::table)
+            .values(&row)
+            .on_conflict_do_nothing()
+            .execute(conn));
+        ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
+    }
+
+    fn mark_contested(&mut self, id: UserId, at: OffsetDateTime) -> Answer<()> {
+        let changed = on!(self, conn => diesel::update(users::table)
+            .filter(users::id.eq(DbId(id.0)).and(users::is_verified.eq(false)))
+            .set((users::is_contested.eq(true), users::updated_at.eq(DbMoment(at))))
+            .execute(conn));
+        ready(changed.map(drop))
+    }
+
+    fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Answer<bool> {
+        let row = ConfirmationRow::new(with, at);
+        let changed = on!(self, conn => diesel::update(users::table)
+            .filter(users::id.eq(DbId(id.0)))
+            .filter(users::is_verified.eq(false).and(users::deleted_at.is_null()))
+            .set(&row)
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
+    }
+
+    fn update_profile(&mut self, id: UserId, changes: &ProfileChanges, at: OffsetDateTime) -> Answer<Option<User>> {
+        let row = ProfileRow::new(changes, at);
+        let changed = on!(self, conn => diesel::update(users::table)
+            .filter(users::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
+            .set(&row)
+            .returning(UserRow::as_returning())
+            .get_result(conn)
+            .optional());
+        ready(changed.and_then(|row| row.map(|row| row.open(&self.keys)).transpose()))
+    }
+
+    fn record_login(&mut self, id: UserId, new_hash: Option<&str>, at: OffsetDateTime) -> Answer<()> {
+        let hash = new_hash.map(|hash| users::password_hash.eq(hash));
+        let changed = on!(self, conn => diesel::update(users::table)
+            .filter(users::id.eq(DbId(id.0)))
+            .set((users::last_login_at.eq(DbMoment(at)), hash))
+            .execute(conn));
+        ready(changed.map(drop))
+    }
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl Sessions for Store {
+    fn insert_session(&mut self, session: &Session) -> Answer<()> {
+        let row = SessionRow::from(session);
+        ready(on!(self, conn => diesel::insert_into(sessions::table).values(&row).execute(conn)).map(drop))
+    }
+
+    fn session_with_user(&mut self, id: SessionId) -> Answer<Option<(Session, User)>> {
+        let found = on!(self, conn => sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
+            .select((SessionRow::as_select(), UserRow::as_select()))
+            .first(conn)
+            .optional());
+        ready(found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose()))
+    }
+
+    fn rotate_session(
+        &mut self,
+        id: SessionId,
+        from: i64,
+        at: OffsetDateTime,
+        expires_at: OffsetDateTime,
+    ) -> Answer<bool> {
+        let changed = on!(self, conn => diesel::update(sessions::table)
+            .filter(sessions::id.eq(DbId(id.0)).and(sessions::generation.eq(from)))
+            .filter(sessions::ended_at.is_null().and(sessions::expires_at.gt(DbMoment(at))))
+            .set((
+                sessions::generation.eq(from + 1),
+                sessions::rotated_at.eq(DbMoment(at)),
+                sessions::last_used_at.eq(DbMoment(at)),
+                sessions::expires_at.eq(DbMoment(expires_at)),
+            ))
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
+    }
+
+    fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Answer<bool> {
+        let changed = on!(self, conn => diesel::update(sessions::table)
+            .filter(sessions::id.eq(DbId(id.0)).and(sessions::ended_at.is_null()))
+            .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word())))
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
+    }
+
+    fn end_sessions_of(&mut self, user: UserId, why: EndReason, at: OffsetDateTime) -> Answer<Vec<SessionId>> {
+        let ended = on!(self, conn => diesel::update(sessions::table)
+            .filter(sessions::user_id.eq(DbId(user.0)).and(sessions::ended_at.is_null()))
+            .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word())))
+            .returning(sessions::id)
+            .get_results::<DbId>(conn));
+        ready(ended.map(|ids| ids.into_iter().map(|id| SessionId(id.0)).collect()))
+    }
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl Outbox for Store {
+    fn enqueue(&mut self, entry: &OutboxEntry) -> Answer<()> {
+        self.has_letters |= entry.channel != Channel::Event;
+        let row = OutboxRow::from(entry);
+        ready(on!(self, conn => diesel::insert_into(outbox::table).values(&row).execute(conn)).map(drop))
+    }
+
+    fn claim(
+        &mut self,
+        owner: Uuid,
+        now: OffsetDateTime,
+        until: OffsetDateTime,
+        most: i64,
+    ) -> Answer<Vec<OutboxEntry>> {
+        let statement = match &self.connection {
+            Connection::Sqlite(_) => sql::CLAIM_SQLITE,
+            Connection::Postgres(_) => sql::CLAIM_POSTGRES,
+        };
+        let rows = on!(self, conn => diesel::sql_query(statement)
+            .bind::<Id, _>(DbId(owner))
+            .bind::<Moment, _>(DbMoment(until))
+            .bind::<Moment, _>(DbMoment(now))
+            .bind::<diesel::sql_types::BigInt, _>(most)
+            .load::<OutboxRow>(conn));
+        ready(rows.and_then(entries))
+    }
+
+    fn settle(&mut self, id: Uuid, owner: Uuid, settlement: &Settlement, now: OffsetDateTime) -> Answer<bool> {
+        let row = SettlementRow::new(settlement, now);
+        let changed = on!(self, conn => diesel::update(outbox::table)
+            .filter(outbox::id.eq(DbId(id)).and(outbox::lease_owner.eq(DbId(owner))))
+            .set(&row)
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
+    }
+
+    fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Answer<Vec<OutboxEntry>> {
+        let letters = outbox::channel.ne(Channel::Event.word());
+        let rows = match state {
+            Some(state) => on!(self, conn => outbox::table
+                .filter(letters.and(outbox::state.eq(state.word())))
+                .order(outbox::created_at.desc())
+                .limit(most)
+                .select(OutboxRow::as_select())
+                .load(conn)),
+            None => on!(self, conn => outbox::table
+                .filter(letters)
+                .order(outbox::created_at.desc())
+                .limit(most)
+                .select(OutboxRow::as_select())
+                .load(conn)),
+        };
+        ready(rows.and_then(entries))
+    }
+
+    fn revive(&mut self, ids: Option<&[Uuid]>, now: OffsetDateTime) -> Answer<usize> {
+        let again = (
+            outbox::state.eq(OutboxState::Pending.word()),
+            outbox::attempts.eq(0),
+            outbox::available_at.eq(DbMoment(now)),
+            outbox::settled_at.eq(None::<DbMoment>),
+        );
+        let dead = outbox::state.eq(OutboxState::Dead.word());
+        ready(match ids {
+            Some(ids) => {
+                let ids: Vec<DbId> = ids.iter().copied().map(DbId).collect();
+                on!(self, conn => diesel::update(outbox::table)
+                    .filter(dead.and(outbox::id.eq_any(&ids)))
+                    .set(again)
+                    .execute(conn))
+            }
+            None => on!(self, conn => diesel::update(outbox::table).filter(dead).set(again).execute(conn)),
+        })
+    }
+
+    fn pending(&mut self, channel: Channel) -> Answer<i64> {
+        ready(on!(self, conn => outbox::table
+            .filter(outbox::state.eq(OutboxState::Pending.word()).and(outbox::channel.eq(channel.word())))
+            .count()
+            .get_result(conn)))
+    }
+
+    fn purge(
+        &mut self,
+        now: OffsetDateTime,
+        outbox_before: OffsetDateTime,
+        audit_before: OffsetDateTime,
+    ) -> Answer<usize> {
+        let settled = outbox::state.ne(OutboxState::Pending.word());
+        let mut purged = || {
+            let letters = on!(self, conn => diesel::delete(outbox::table)
+                .filter(outbox::created_at.lt(DbMoment(outbox_before)).and(settled))
+                .execute(conn))?;
+            let events = on!(self, conn => diesel::delete(audit_events::table)
+                .filter(audit_events::at.lt(DbMoment(audit_before)))
+                .execute(conn))?;
+            let ended = on!(self, conn => diesel::delete(sessions::table)
+                .filter(sessions::expires_at.lt(DbMoment(now)))
+                .execute(conn))?;
+            let entries = on!(self, conn => diesel::delete(ephemeral_entries::table)
+                .filter(ephemeral_entries::expires_at.lt(DbMoment(now)))
+                .execute(conn))?;
+            Ok(letters + events + ended + entries)
+        };
+        ready(purged())
+    }
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl Audit for Store {
+    fn record(&mut self, event: &AuditEvent) -> Answer<()> {
+        let row = AuditRow::from(event);
+        ready(on!(self, conn => diesel::insert_into(audit_events::table).values(&row).execute(conn)).map(drop))
+    }
+}
