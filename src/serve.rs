@@ -79,9 +79,9 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let signal = signals.forever().next();
     tracing::info!(signal, "stopping");
     let grace = settings.http.shutdown_grace;
-    // Both stop at the same time; a second signal ends the process at once.
+    // Both stop at the same time. An impatient second Ctrl-C ends the process at once.
     std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
+        if signals.forever().any(|signal| signal == SIGINT) {
             std::process::exit(130);
         }
     });
@@ -106,6 +106,8 @@ fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
     let open = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        // Inherited by every connection: a client that sends without reading makes us hold little.
+        socket.set_recv_buffer_size(16 << 10)?;
         socket.bind(&SockAddr::from(address))?;
         socket.listen(1024)?;
         Ok(socket.into())

@@ -70,10 +70,8 @@ impl Engine {
 /// # Errors
 /// A pool, a thread or the mailer cannot be set up.
 pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
-    // A client that does not read is cut off by the kernel, and cannot make us buffer much.
-    let socket = SockRef::from(&listener);
-    socket.set_tcp_user_timeout(Some(shared.settings.http.write_timeout))?;
-    socket.set_recv_buffer_size(16 << 10)?;
+    // Inherited by every connection: the kernel cuts off a client that does not read.
+    SockRef::from(&listener).set_tcp_user_timeout(Some(shared.settings.http.write_timeout))?;
     let (started, ready) = mpsc::channel();
     let thread = thread::Builder::new().name("v2".into()).spawn(move || {
         System::new().block_on(async move {

@@ -150,11 +150,7 @@ pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -
         return Err(taken(&identifier));
     }
 
-    // Under the waiting account's salt, the same password gives the same hash: a person who
-    // registers twice does not contest their own account.
-    let waiting_hash = known.as_ref().filter(|user| !user.is_verified).and_then(|user| user.password_hash.clone());
-    let salt = waiting_hash.as_deref().and_then(passwords::salt_of).unwrap_or_else(|| ports.random());
-    let password_hash = ports.hash_password(password, salt).await?;
+    let mut password_hash = hash_beside(ports, known.as_ref(), &password).await?;
 
     loop {
         let now = ports.now();
@@ -209,10 +205,21 @@ pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -
         match written {
             Ok(()) => return Ok(answer(ports, &identifier, challenge)),
             // Somebody registered it between look-up and insert, or the pid is taken: look again.
-            Err(Undone::Taken) => known = ports.store().await?.user_by_identifier(&identifier).await?,
+            Err(Undone::Taken) => {
+                known = ports.store().await?.user_by_identifier(&identifier).await?;
+                password_hash = hash_beside(ports, known.as_ref(), &password).await?;
+            }
             Err(Undone::Unavailable(error)) => return Err(error.into()),
         }
     }
+}
+
+// Under a waiting account's salt, the same password gives the same hash: a person who registers
+// twice does not contest their own account.
+async fn hash_beside<P: Ports>(ports: &P, known: Option<&User>, password: &Password) -> Result<String, Overloaded> {
+    let waiting = known.filter(|user| !user.is_verified).and_then(|user| user.password_hash.as_deref());
+    let salt = waiting.and_then(passwords::salt_of).unwrap_or_else(|| ports.random());
+    ports.hash_password(password.clone(), salt).await
 }
 
 /// The registration that a challenge stands for, if it is still kept.

@@ -1,7 +1,5 @@
 //! Sends a new code; the answer is the same whether an account waits for one or not (contract §2).
 
-use std::time::Duration;
-
 use garde::Validate;
 use serde::Deserialize;
 
@@ -39,9 +37,6 @@ pub enum ResendOtpError {
     /// The request names nobody.
     #[error(transparent)]
     Target(#[from] VerifyOtpError),
-    /// The last one was sent a moment ago.
-    #[error("the last code was sent a moment ago")]
-    TooSoon(Duration),
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -51,7 +46,6 @@ impl From<ResendOtpError> for Problem {
     fn from(error: ResendOtpError) -> Self {
         match error {
             ResendOtpError::Target(error) => error.into(),
-            ResendOtpError::TooSoon(wait) => Self::throttled(wait),
             ResendOtpError::Unavailable(error) => error.into(),
         }
     }
@@ -70,12 +64,13 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
             Target::Challenge(None) => return Ok(()),
         };
     let user = ports.store().await?.user_by_identifier(&identifier).await?;
-    if let Some(wait) = codes::claim_send(ports, user.as_ref().map(|user| user.id), &identifier).await? {
-        return Err(ResendOtpError::TooSoon(wait));
-    }
+    // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
+    // was a last one.
+    let may_send = codes::claim_send(ports, user.as_ref().map(|user| user.id), &identifier).await?.is_none();
     let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &identifier);
     let (event, letter) = match user.as_ref().filter(|user| waits_for_code(user)) {
-        Some(user) => (event.of_user(user.id), Some(code_letter(ports, user.id, &identifier).await?)),
+        Some(user) if may_send => (event.of_user(user.id), Some(code_letter(ports, user.id, &identifier).await?)),
+        Some(user) => (event.of_user(user.id).refused("too_soon"), None),
         None => (event.refused("nobody_waits"), None),
     };
     ports
