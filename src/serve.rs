@@ -2,11 +2,12 @@
 
 use std::{
     error::Error,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     net::TcpListener,
     sync::Arc,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -34,6 +35,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     telemetry::install(settings)?;
     // From here on a signal is an orderly stop, however early it comes.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    raise_descriptor_limit(settings)?;
     settings.create_data_dir()?;
     let keys = Arc::new(parts::keys(settings)?);
     migrations::prepare(settings, &keys)?;
@@ -101,6 +103,25 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+// Each connection is a descriptor, and on Linux each thread that waits in `accept` reserves one.
+fn raise_descriptor_limit(settings: &Settings) -> Result<(), Failure> {
+    let limits = getrlimit(Resource::Nofile);
+    // Should it fail, the present limit stays, and is judged below.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum });
+    let engine = &settings.engines.v1;
+    let threads = if engine.enabled { u64::try_from(engine.threads)? } else { 0 };
+    let pools = u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2;
+    let needed = threads + pools + 32;
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < needed => Err(format!(
+            "the configuration needs at least {needed} file descriptors and the limit is {limit}: \
+             lower engines.v1.threads, or raise the limit (LimitNOFILE, ulimit -n)"
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 // A restart must not wait for the old connections' last state.
 fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
     let open = || -> io::Result<TcpListener> {
@@ -116,9 +137,6 @@ fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 fn announce(settings: &Settings) {
-    if !io::stdout().is_terminal() {
-        return;
-    }
     let mut lines = vec!["bifrons is ready.".to_owned()];
     let engines = &settings.engines;
     if engines.v1.enabled {

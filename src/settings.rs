@@ -189,6 +189,8 @@ pub struct AsyncEngine {
     pub bind: SocketAddr,
     /// Worker threads, 0 being one per core.
     pub workers: usize,
+    /// Connections served at once, over all workers.
+    pub connections: usize,
 }
 
 /// Deadlines of HTTP connections.

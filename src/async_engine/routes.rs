@@ -121,6 +121,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     // What fails here would fail in each worker, where nobody could be told.
     drop(ports(&settings, workers)?);
     let http = settings.http.clone();
+    let connections = settings.engines.v2.connections.div_ceil(workers);
     let deadline = Data::new(Deadline(http.body_timeout));
     let edge = Data::from(edge);
     let server = HttpServer::new(move || {
@@ -133,6 +134,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             .default_service(web::to(answer))
     })
     .workers(workers)
+    .max_connections(connections)
     .client_request_timeout(http.head_timeout)
     .client_disconnect_timeout(Duration::from_secs(1))
     .keep_alive(http.idle_timeout)

@@ -96,6 +96,7 @@ pub fn caller() -> Caller {
 }
 
 /// A request from JSON, as a client sends it.
+#[expect(clippy::needless_pass_by_value, reason = "tests hand over `json!` literals")]
 pub fn request<T>(json: serde_json::Value) -> T
 where
     T: serde::de::DeserializeOwned + garde::Validate<Context = ()>,
@@ -113,9 +114,12 @@ struct Facts {
     leases: HashMap<Uuid, Uuid>,
 }
 
+// Value, count, end of life.
+type Counted = (Vec<u8>, i64, OffsetDateTime);
+
 struct Inner {
     facts: RefCell<Facts>,
-    entries: RefCell<HashMap<String, (Vec<u8>, i64, OffsetDateTime)>>,
+    entries: RefCell<HashMap<String, Counted>>,
     now: Cell<OffsetDateTime>,
     drawn: Cell<u64>,
     hashes: Cell<u32>,
@@ -129,6 +133,12 @@ struct Inner {
 /// The world; clones are the same world.
 #[derive(Clone)]
 pub struct World(Rc<Inner>);
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl World {
     /// Empty, at a fixed time.
@@ -524,7 +534,7 @@ impl Audit for World {
 }
 
 impl World {
-    fn living(&self, key: &str) -> Option<(Vec<u8>, i64, OffsetDateTime)> {
+    fn living(&self, key: &str) -> Option<Counted> {
         self.0.entries.borrow().get(key).filter(|(.., until)| *until > self.now()).cloned()
     }
 

@@ -65,7 +65,7 @@ class Handler:
             "at": time.time(),
             "peer": session.peer[0],
             "hello": session.host_name,
-            "tls": session.ssl is not None,
+            "tls": session.ssl is not None or self.options.tls,
             "user": (session.auth_data or b"").decode() if session.authenticated else None,
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
