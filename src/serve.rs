@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     net::TcpListener,
     sync::Arc,
 };
@@ -136,23 +136,30 @@ fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
     Ok(open().map_err(|error| format!("cannot listen on {address}: {error}"))?)
 }
 
+// On a terminal for a person, otherwise as a record among the others.
 fn announce(settings: &Settings) {
-    let mut lines = vec!["bifrons is ready.".to_owned()];
     let engines = &settings.engines;
-    if engines.v1.enabled {
-        lines.push(format!("  v1 (blocking)  http://{}/api/v1/", engines.v1.bind));
+    let address = |enabled: bool, bind: std::net::SocketAddr, version: &str| match enabled {
+        true => format!("http://{bind}/api/{version}/"),
+        false => "off".to_owned(),
+    };
+    let v1 = address(engines.v1.enabled, engines.v1.bind, "v1");
+    let v2 = address(engines.v2.enabled, engines.v2.bind, "v2");
+    let mail = match settings.mail() {
+        MailUrl::File(directory) => format!("{}/*.eml", directory.display()),
+        MailUrl::Smtp { host, port, .. } => format!("by SMTP to {host}:{port}"),
+    };
+    let texts = match settings.sms() {
+        SmsUrl::File(directory) => format!("{}/*.txt", directory.display()),
+        SmsUrl::Twilio { .. } => "by Twilio".to_owned(),
+    };
+    if !io::stdout().is_terminal() {
+        tracing::info!(v1, v2, mail, texts, "ready");
+        return;
     }
-    if engines.v2.enabled {
-        lines.push(format!("  v2 (async)     http://{}/api/v2/", engines.v2.bind));
-    }
-    lines.push(match settings.mail() {
-        MailUrl::File(directory) => format!("  mail           {}/*.eml", directory.display()),
-        MailUrl::Smtp { host, port, .. } => format!("  mail           by SMTP to {host}:{port}"),
-    });
-    lines.push(match settings.sms() {
-        SmsUrl::File(directory) => format!("  text messages  {}/*.txt", directory.display()),
-        SmsUrl::Twilio { .. } => "  text messages  by Twilio".to_owned(),
-    });
-    lines.push("Stop with Ctrl-C.\n".to_owned());
-    let _ = io::stdout().write_all(lines.join("\n").as_bytes());
+    let lines = format!(
+        "bifrons is ready.\n  v1 (blocking)  {v1}\n  v2 (async)     {v2}\n  mail           {mail}\n  \
+         text messages  {texts}\nStop with Ctrl-C.\n"
+    );
+    let _ = io::stdout().write_all(lines.as_bytes());
 }
