@@ -14,7 +14,7 @@ use crate::{
     services::{
         create_user::{self, CreateUser},
         limits::LocalLimiter,
-        model::Caller,
+        model::{Caller, OutboxState},
         passwords::Password,
         ports::{Outbox as _, Ports as _},
         run::run,
@@ -101,7 +101,10 @@ pub fn outbox_list(settings: &Settings, state: Option<&str>, limit: i64) -> Resu
             state: entry.state.word().to_owned(),
             attempts: entry.attempts.to_string(),
             created_at: rfc3339(entry.created_at),
-            next_attempt_at: rfc3339(entry.available_at),
+            next_attempt_at: match entry.state {
+                OutboxState::Pending => rfc3339(entry.available_at),
+                _ => "-".to_owned(),
+            },
             last_error: entry.last_error,
         })
         .collect())

@@ -178,7 +178,7 @@ enum KeyKind {
 
 #[derive(Debug, Subcommand)]
 enum OutboxCommand {
-    /// List letters, the oldest first.
+    /// List letters, the newest first.
     #[command(after_help = OUTBOX_HELP)]
     List {
         /// Only letters in this state

@@ -18,10 +18,18 @@ pub fn install(settings: &Settings) -> Result<(), Box<dyn std::error::Error + Se
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
+    std::panic::set_hook(Box::new(log_panic));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if is_pretty {
         builder.with_ansi(is_terminal).with_target(false).try_init()
     } else {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     }
+}
+
+// As a record like any other, within the span of the request it happened in.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or_default();
+    tracing::error!(place, message, "a defect: the code panicked");
 }

@@ -4,7 +4,10 @@ use std::{
     error::Error,
     net::TcpListener,
     num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{Arc, mpsc},
+    task::{Context, Poll},
     thread::{self, JoinHandle, available_parallelism},
     time::{Duration, Instant},
 };
@@ -27,9 +30,9 @@ use super::{
     pump::{Pump, Wake},
 };
 use crate::{
-    api::{Edge, Matched, Reply, framing, log},
+    api::{Edge, Matched, Reply, Success, framing, log},
     parts,
-    services::{error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy},
+    services::{error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, problem::Problem},
     settings::Settings,
 };
 
@@ -165,7 +168,8 @@ async fn answer(
     let reply = async {
         let reply = match matched {
             Ok(Matched::Operation { operation, is_legacy }) => {
-                Reply::new(&edge, &call, is_legacy, handlers::handle(&ports, &edge, &call, operation).await)
+                let outcome = Caught(Box::pin(handlers::handle(&ports, &edge, &call, operation))).await;
+                Reply::new(&edge, &call, is_legacy, outcome)
             }
             Ok(Matched::Options) => Reply::options(&edge, &call),
             Err(problem) => Reply::problem(&edge, &call, &problem),
@@ -174,4 +178,30 @@ async fn answer(
         reply
     };
     extract::response(reply.instrument(span).await, payload)
+}
+
+// A panic is a defect; its connection to the database is closed, which undoes what it had begun.
+struct Caught<F>(Pin<Box<F>>);
+
+impl<F: Future<Output = Result<Success, Problem>>> Future for Caught<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)));
+        polled.unwrap_or_else(|_panic| Poll::Ready(Err(Problem::server_error())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_server_error() {
+        System::new().block_on(async {
+            let panics = Caught(Box::pin(async { panic!("on purpose") })).await;
+            assert_eq!(panics.err().unwrap().code, "server_error");
+            assert!(Caught(Box::pin(async { Ok(Success::live()) })).await.is_ok());
+        });
+    }
 }

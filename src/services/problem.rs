@@ -47,6 +47,11 @@ impl Problem {
         Self::new(401, "token_not_valid", "The token is not valid or has expired.")
     }
 
+    /// 500 `server_error`: a defect of ours; the log has the cause under the request's id.
+    pub const fn server_error() -> Self {
+        Self::new(500, "server_error", "Something went wrong on our side. Please try again.")
+    }
+
     /// 429 `throttled`.
     pub fn throttled(wait: Duration) -> Self {
         Self::new(429, "throttled", "Too many requests. Please try again later.").after(wait)

@@ -1,6 +1,12 @@
 //! The sync engine's port: takes requests from the server, finds their operation, answers.
 
-use std::{io, net::TcpListener, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::TcpListener,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
 use rouille::{Request, Response};
 
@@ -10,7 +16,8 @@ use super::{
     server::{self, BodyError, Limits, Server},
 };
 use crate::{
-    api::{Edge, Matched, Reply, call::BODY_BYTES, framing, log},
+    api::{Edge, Matched, Reply, Success, call::BODY_BYTES, framing, log},
+    services::problem::Problem,
     settings::Settings,
 };
 
@@ -46,11 +53,27 @@ fn answer(ports: &BlockingPorts, edge: &Edge, request: &Request, body: Result<()
     let _entered = span.enter();
     let reply = match matched {
         Ok(Matched::Operation { operation, is_legacy }) => {
-            Reply::new(edge, &call, is_legacy, handlers::handle(ports, edge, &call, operation))
+            Reply::new(edge, &call, is_legacy, caught(|| handlers::handle(ports, edge, &call, operation)))
         }
         Ok(Matched::Options) => Reply::options(edge, &call),
         Err(problem) => Reply::problem(edge, &call, &problem),
     };
     log::answered(&reply, began);
     extract::response(reply)
+}
+
+// A panic is a defect; its connection to the database is closed, which undoes what it had begun.
+fn caught(handle: impl FnOnce() -> Result<Success, Problem>) -> Result<Success, Problem> {
+    catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|_panic| Err(Problem::server_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_server_error() {
+        assert_eq!(caught(|| panic!("on purpose")).err().unwrap().code, "server_error");
+        assert!(caught(|| Ok(Success::live())).is_ok());
+    }
 }

@@ -1,6 +1,6 @@
 //! Signing out: of this session, of another, of all.
 
-use crate::support::{Account, Request, Side, for_each_world};
+use crate::support::{Account, Backend, Engine, Gateway, Options, Request, Side, for_each_world};
 use crate::{ORDINARY, Refused, refuse_all};
 use serde_json::{Value, json};
 
@@ -125,4 +125,21 @@ fn signing_out_twice_is_refused_the_second_time() {
         let answer = side.post_as(&account.access, "auth/logout/", &json!({}));
         side.refused(&answer, 401, "token_not_valid");
     });
+}
+
+#[test]
+fn a_session_ended_on_one_instance_is_over_on_every_other_within_a_second() {
+    let gateway = Gateway::start(Options::new(Backend::PostgresRedis));
+    let twin = gateway.twin(&[]);
+    for engine in Engine::BOTH {
+        let mut side = Side::new(&gateway, engine);
+        let account = side.account("ada");
+        let there = |request: &Request| Side::new(&twin, engine).send(request);
+        let me = Request::get("/api/{v}/auth/me/").bearer(&account.access);
+        assert_eq!(there(&me).status, 200);
+        assert_eq!(side.post_as(&account.access, "auth/logout/", &json!({})).status, 200);
+        assert_eq!(there(&me).code(), "token_not_valid");
+        let refresh = Request::post("/api/{v}/auth/token/refresh/", &json!({ "refresh": account.refresh }));
+        assert_eq!(there(&refresh).code(), "token_not_valid");
+    }
 }
