@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     net::TcpListener,
     sync::Arc,
+    time::Instant,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -90,8 +91,9 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let stopping = async_side.map(|engine| std::thread::spawn(move || engine.stop()));
     let mut is_clean = true;
     if let Some((server, pump)) = sync_side {
+        let until = Instant::now() + grace;
         is_clean &= server.close(grace);
-        pump.stop();
+        is_clean &= pump.stop(until.saturating_duration_since(Instant::now()));
     }
     if let Some(stopping) = stopping {
         is_clean &= stopping.join().unwrap_or(false);

@@ -182,7 +182,7 @@ impl Reply {
         let mut headers = common(edge, call);
         if call.is_preflight() && call.origin.as_deref().is_some_and(|origin| edge.allows_origin(origin)) {
             headers.push(("Access-Control-Allow-Methods", methods.clone()));
-            let allowed = "Authorization, Content-Type, X-Request-ID, X-Idempotency-Key";
+            let allowed = "Authorization, Content-Type, X-Request-ID";
             headers.push(("Access-Control-Allow-Headers", allowed.to_owned()));
             headers.push(("Access-Control-Max-Age", "600".to_owned()));
         }

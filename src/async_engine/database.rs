@@ -13,7 +13,10 @@ use diesel_async::{
     pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod, deadpool::Pool},
     sync_connection_wrapper::{SyncConnectionWrapper, SyncTransactionManagerWrapper},
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{lease::Lease, sqlite_thread::SqliteThread};
@@ -32,7 +35,7 @@ pub enum Database {
     /// A file; one unit of work writes at a time, and the others wait without a thread.
     Sqlite(Pool<EmbeddedConnection>, Arc<Mutex<()>>, Duration),
     /// A server. Each worker has a pool of its own: a connection lives on the runtime that made it.
-    Postgres(Pool<AsyncPgConnection>),
+    Postgres(Pool<AsyncPgConnection>, Duration),
 }
 
 /// A connection on loan from its pool.
@@ -75,7 +78,7 @@ impl Database {
                     async move { connect(&url, tls, &setup, timeout).await }
                 });
                 let manager = AsyncDieselConnectionManager::new_with_config(url.expose(), config);
-                Ok(Self::Postgres(pool(manager, size, timeout)?))
+                Ok(Self::Postgres(pool(manager, size, timeout)?, timeout))
             }
         }
     }
@@ -86,8 +89,12 @@ impl Database {
     /// None is free, or none can be made.
     pub async fn check_out(&self) -> Result<Connection, Unavailable> {
         match self {
-            Self::Sqlite(pool, ..) => pool.get().await.map(|conn| Connection::Sqlite(conn.into(), None)),
-            Self::Postgres(pool) => pool.get().await.map(|conn| Connection::Postgres(conn.into())),
+            Self::Sqlite(pool, _, timeout) => {
+                pool.get().await.map(|conn| Connection::Sqlite(Lease::new(conn, *timeout), None))
+            }
+            Self::Postgres(pool, timeout) => {
+                pool.get().await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout)))
+            }
         }
         .map_err(Unavailable::database)
     }
@@ -97,9 +104,9 @@ impl Database {
     /// # Errors
     /// As [`Self::check_out`].
     pub async fn check_out_to_write(&self) -> Result<Connection, Unavailable> {
-        let Self::Sqlite(_, writer, timeout) = self else { return self.check_out().await };
+        let Self::Sqlite(_, writer, patience) = self else { return self.check_out().await };
         // First the right to write, then a connection: waiters must not hold the readers' connections.
-        let waited = tokio::time::timeout(*timeout, Arc::clone(writer).lock_owned()).await;
+        let waited = timeout(*patience, Arc::clone(writer).lock_owned()).await;
         let guard = waited.map_err(|_elapsed| Unavailable::database("the writer is busy"))?;
         match self.check_out().await? {
             Connection::Sqlite(lease, _) => Ok(Connection::Sqlite(lease, Some(guard))),
@@ -169,24 +176,34 @@ impl Connection {
         }
     }
 
+    fn has_failed(&mut self) -> &mut bool {
+        match self {
+            Self::Sqlite(conn, _) => &mut conn.has_failed,
+            Self::Postgres(conn) => &mut conn.has_failed,
+        }
+    }
+
     /// Begins a unit of work. Dropped before it has ended, it is undone.
     ///
     /// # Errors
     /// The database is away.
     pub async fn begin(&mut self) -> Result<(), Unavailable> {
         *self.in_unit() = true;
+        *self.has_failed() = false;
         match self {
             // A unit that will write says so at once, and never has to be told to start over.
             Self::Sqlite(conn, _) => {
                 let begin = |conn: &mut SqliteConnection| {
                     diesel::connection::AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")
                 };
-                let begun = conn.spawn_blocking(begin).await;
-                conn.note(begun)
+                let limit = conn.begin_statement();
+                let begun = timeout(limit, conn.spawn_blocking(begin)).await;
+                conn.end_statement(begun)
             }
             Self::Postgres(conn) => {
-                let begun = AnsiTransactionManager::begin_transaction(&mut **conn).await;
-                conn.note(begun)
+                let limit = conn.begin_statement();
+                let begun = timeout(limit, AnsiTransactionManager::begin_transaction(&mut **conn)).await;
+                conn.end_statement(begun)
             }
         }
     }
@@ -194,28 +211,42 @@ impl Connection {
     /// Ends a unit of work: keeps it, or undoes it.
     ///
     /// # Errors
-    /// The database is away, or refuses to commit: then nothing is kept.
+    /// The database is away, refuses to commit, or a statement of the unit failed: then nothing is kept.
     pub async fn end(&mut self, keep: bool) -> Result<(), Unavailable> {
+        // PostgreSQL answers the commit of a unit in which a statement failed with a silent rollback.
+        let keeps = keep && !*self.has_failed();
         let ended = match self {
             Self::Sqlite(conn, writer) => {
-                let ended = match keep {
-                    true => SqliteTransactions::commit_transaction(&mut **conn).await,
-                    false => SqliteTransactions::rollback_transaction(&mut **conn).await,
-                };
+                let limit = conn.begin_statement();
+                let inner = &mut **conn;
+                let ended = timeout(limit, async {
+                    match keeps {
+                        true => SqliteTransactions::commit_transaction(inner).await,
+                        false => SqliteTransactions::rollback_transaction(inner).await,
+                    }
+                });
+                let ended = ended.await;
+                let ended = conn.end_statement(ended);
                 if ended.is_ok() {
                     *writer = None;
                 }
-                conn.note(ended)
+                ended
             }
             Self::Postgres(conn) => {
-                let ended = match keep {
-                    true => AnsiTransactionManager::commit_transaction(&mut **conn).await,
-                    false => AnsiTransactionManager::rollback_transaction(&mut **conn).await,
-                };
-                conn.note(ended)
+                let limit = conn.begin_statement();
+                let inner = &mut **conn;
+                let ended = timeout(limit, async {
+                    match keeps {
+                        true => AnsiTransactionManager::commit_transaction(inner).await,
+                        false => AnsiTransactionManager::rollback_transaction(inner).await,
+                    }
+                });
+                let ended = ended.await;
+                conn.end_statement(ended)
             }
         };
         *self.in_unit() = ended.is_err();
-        ended
+        ended?;
+        if keep && !keeps { Err(Unavailable::database("a statement of the unit of work failed")) } else { Ok(()) }
     }
 }

@@ -6,6 +6,7 @@ use deadpool_redis::{Manager, Pool, Runtime};
 use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use redis::{AsyncConnectionConfig, RedisError, RedisResult};
+use tokio::time::timeout;
 
 use super::database::{Connection, Database};
 use crate::{
@@ -34,7 +35,7 @@ pub struct EphemeralStore {
 #[derive(Clone)]
 enum Place {
     Table(Database),
-    Redis { pool: Pool, breaker: Arc<Breaker> },
+    Redis { pool: Pool, breaker: Arc<Breaker>, limit: Duration },
 }
 
 impl EphemeralStore {
@@ -51,12 +52,17 @@ impl EphemeralStore {
         let place = match settings.store() {
             StoreUrl::Embedded => Place::Table(database.clone()),
             StoreUrl::Redis(url) => {
-                let timeout = Some(settings.store.timeout);
-                let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+                let patience = Some(settings.store.timeout);
+                let config =
+                    AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
                 let manager = Manager::new_with_config(url.expose(), config).map_err(Unavailable::store)?;
                 let builder = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1);
-                let builder = builder.wait_timeout(timeout).create_timeout(timeout).recycle_timeout(timeout);
-                Place::Redis { pool: builder.build().map_err(Unavailable::store)?, breaker: Arc::default() }
+                let builder = builder.wait_timeout(patience).create_timeout(patience).recycle_timeout(patience);
+                Place::Redis {
+                    pool: builder.build().map_err(Unavailable::store)?,
+                    breaker: Arc::default(),
+                    limit: settings.store.timeout,
+                }
             }
         };
         Ok(Self { place, limiter })
@@ -69,36 +75,37 @@ macro_rules! at {
         match &$store.place {
             Place::Table(database) => match &mut database.check_out().await? {
                 Connection::Sqlite(lease, _) => {
+                    let limit = lease.begin_statement();
                     let $conn = &mut **lease;
-                    let answer = $table;
-                    lease.note(answer)
+                    let answer = timeout(limit, async { $table }).await;
+                    lease.end_statement(answer)
                 }
                 Connection::Postgres(lease) => {
+                    let limit = lease.begin_statement();
                     let $conn = &mut **lease;
-                    let answer = $table;
-                    lease.note(answer)
+                    let answer = timeout(limit, async { $table }).await;
+                    lease.end_statement(answer)
                 }
             },
-            Place::Redis { pool, breaker } => {
-                on_redis(pool, breaker, async |$server: &mut deadpool_redis::Connection| $redis).await
+            Place::Redis { pool, breaker, limit } => {
+                on_redis(pool, breaker, *limit, async |$server: &mut deadpool_redis::Connection| $redis).await
             }
         }
     };
 }
 
-/// Runs a command; once more on another connection when the first turned out to be dead.
+/// Runs a command within the limit. A pooled connection was just asked whether it lives, so that
+/// nothing needs to be sent twice.
 async fn on_redis<T>(
     pool: &Pool,
     breaker: &Breaker,
+    limit: Duration,
     command: impl AsyncFn(&mut deadpool_redis::Connection) -> RedisResult<T>,
 ) -> Result<T, Unavailable> {
     if breaker.is_open() {
         return Err(Unavailable::store("not asked again yet"));
     }
-    let mut answer = attempt(pool, &command).await;
-    if matches!(&answer, Ok(Err(error)) if error.is_io_error() && !error.is_timeout()) {
-        answer = attempt(pool, &command).await;
-    }
+    let answer = timeout(limit, attempt(pool, command)).await.map_err(Unavailable::store).flatten();
     let is_away = match &answer {
         Ok(Err(error)) => error.is_io_error(),
         other => other.is_err(),
@@ -208,10 +215,10 @@ impl Ephemeral for EphemeralStore {
     async fn admit(&self, rules: &[Rule]) -> Decision {
         let decision = match &self.place {
             Place::Table(_) => None,
-            Place::Redis { pool, breaker } => {
+            Place::Redis { pool, breaker, limit } => {
                 let asked =
                     async |server: &mut deadpool_redis::Connection| commands::admit(rules).invoke_async(server).await;
-                on_redis(pool, breaker, asked).await.ok().map(commands::decision)
+                on_redis(pool, breaker, *limit, asked).await.ok().map(commands::decision)
             }
         };
         decision.unwrap_or_else(|| self.limiter.admit(rules, system::now()))

@@ -10,7 +10,7 @@ use crate::{
         problem::Problem,
         profile::update_profile,
         ready::ready,
-        refresh::{Refresh, refresh},
+        refresh::{Refresh, bearer_of, refresh},
         register::register,
         resend_otp::resend_otp,
         verify_otp::verify_otp,
@@ -26,7 +26,10 @@ type Outcome = Result<Success, Problem>;
 pub async fn handle(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
     let class = operation.class();
     if !operation.needs_bearer() {
-        admit(ports, class, &call.caller, None).await?;
+        // A refresh is counted for the user whose token it shows.
+        if operation != Operation::RefreshToken {
+            admit(ports, class, &call.caller, None).await?;
+        }
         return open(ports, edge, call, operation).await;
     }
     let bearer = authenticate(ports, call.bearer()).await?;
@@ -50,11 +53,12 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
         Operation::RefreshToken => {
-            let body = call.read::<Refresh>()?.refresh.map(|text| text.0).filter(|text| !text.is_empty());
+            let body = call.read::<Refresh>()?.refresh.map(|token| token.0).filter(|token| !token.is_empty());
             let token = match &body {
                 Some(token) => Some(token.as_str()),
                 None => call.refresh_cookie(edge)?,
             };
+            admit(ports, operation.class(), &call.caller, bearer_of(ports, token)).await?;
             Ok(Success::refreshed(edge, &refresh(ports, &call.caller, token).await?))
         }
         Operation::VerifyToken => {
@@ -63,7 +67,7 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
         }
         Operation::Live => Ok(Success::live()),
         Operation::Ready => Success::ready(&ready(ports).await),
-        Operation::Logout | Operation::Me | Operation::UpdateMe => Err(Problem::token_not_valid()),
+        Operation::Logout | Operation::Me | Operation::UpdateMe => Err(Problem::server_error()),
     }
 }
 
@@ -78,6 +82,6 @@ async fn guarded(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operat
             let user = update_profile(ports, &call.caller, bearer, call.read()?).await?;
             Ok(Success::profile("Your profile was updated.", &user))
         }
-        _ => open(ports, edge, call, operation).await,
+        _ => Err(Problem::server_error()),
     }
 }

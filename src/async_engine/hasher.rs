@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -14,12 +15,13 @@ use tokio::sync::oneshot;
 use crate::{
     services::{
         error::Overloaded,
-        passwords::{HashParams, Password, Verified},
+        passwords::{self, Arena, HashParams, Password, Verified},
+        policy::PasswordPolicy,
     },
     settings::Settings,
 };
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Arena) + Send>;
 
 /// Hashes passwords, so many at a time.
 #[derive(Clone)]
@@ -50,24 +52,49 @@ impl Hasher {
     /// [`Overloaded`].
     pub async fn hash(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded> {
         let params = self.params;
-        self.run(move || params.hash(&password, salt)).await?.ok_or(Overloaded)
+        self.run(move |arena| params.hash(&password, salt, arena)).await?.ok_or(Overloaded)
     }
 
-    /// Verifies a hash.
+    /// Verifies a hash, or else another one of the same salt.
     ///
     /// # Errors
     /// [`Overloaded`].
-    pub async fn verify(&self, password: Password, hash: Option<String>) -> Result<Verified, Overloaded> {
+    pub async fn verify(
+        &self,
+        password: Password,
+        hash: Option<String>,
+        other: Option<String>,
+    ) -> Result<Verified, Overloaded> {
         let params = self.params;
-        self.run(move || params.verify(&password, hash.as_deref())).await
+        self.run(move |arena| params.verify(&password, hash.as_deref(), other.as_deref(), arena)).await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Overloaded> {
+    /// Judges a new password.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub async fn is_guessable(
+        &self,
+        password: Password,
+        personal: Vec<String>,
+        policy: PasswordPolicy,
+    ) -> Result<bool, Overloaded> {
+        let judge = move |_: &mut Arena| {
+            let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
+            passwords::is_guessable(&password, &personal, &policy)
+        };
+        self.run(judge).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Arena) -> T + Send + 'static,
+    ) -> Result<T, Overloaded> {
         let (answer, reply) = oneshot::channel();
-        let job = move || {
+        let job = move |arena: &mut Arena| {
             // Whoever has gone away meanwhile costs nothing more.
             if !answer.is_closed() {
-                drop(answer.send(work()));
+                drop(answer.send(work(arena)));
             }
         };
         self.jobs.try_send(Box::new(job)).map_err(|_full| Overloaded)?;
@@ -76,9 +103,13 @@ impl Hasher {
 }
 
 fn work(inbox: &Mutex<Receiver<Job>>) {
+    let mut arena = Arena::default();
     loop {
         let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
-        job();
+        // A panic is told by the hook; it must not cost a hasher.
+        if catch_unwind(AssertUnwindSafe(|| job(&mut arena))).is_err() {
+            arena = Arena::default();
+        }
     }
 }

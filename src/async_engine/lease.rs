@@ -1,35 +1,56 @@
 //! A connection on loan from its pool.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use deadpool::managed::{Manager, Object};
 use diesel::result::QueryResult;
+use tokio::time::error::Elapsed;
 
 use crate::{services::error::Unavailable, store::sql};
 
-/// Goes back to its pool when dropped; unless a unit of work was given up on it, or its server may
-/// be gone: then it is closed, so that the database undoes the work and lets go of every lock.
+/// Goes back to its pool when dropped; unless a statement or a unit of work was given up on it, or
+/// its server may be gone: then it is closed, so that the database undoes the work and lets go of
+/// every lock.
 pub struct Lease<M: Manager> {
     object: Option<Object<M>>,
     /// A unit of work has begun and not ended.
     pub in_unit: bool,
+    /// A statement of the unit of work has failed.
+    pub has_failed: bool,
+    in_statement: bool,
     is_spoilt: bool,
+    limit: Duration,
 }
+
+// The server's own limit ends a statement first; this one is for a server that says nothing.
+const MARGIN: Duration = Duration::from_secs(1);
 
 impl<M: Manager> Lease<M> {
-    /// Passes a statement's answer on; after one that may have lost its server, the connection is
-    /// closed instead of pooled.
-    pub fn note<T>(&mut self, answer: QueryResult<T>) -> Result<T, Unavailable> {
+    /// Takes an object of the pool; a statement on it may take `timeout`.
+    pub fn new(object: Object<M>, timeout: Duration) -> Self {
+        let limit = timeout + MARGIN;
+        Self { object: Some(object), in_unit: false, has_failed: false, in_statement: false, is_spoilt: false, limit }
+    }
+
+    /// To be called before a statement is sent; returns how long it may take.
+    pub fn begin_statement(&mut self) -> Duration {
+        self.in_statement = true;
+        self.limit
+    }
+
+    /// Passes a statement's answer on; after one that may have lost its server, or is late, the
+    /// connection is closed instead of pooled.
+    pub fn end_statement<T>(&mut self, answer: Result<QueryResult<T>, Elapsed>) -> Result<T, Unavailable> {
+        let answer = answer.map_err(Unavailable::database)?;
+        self.in_statement = false;
         answer.map_err(|error| {
             self.is_spoilt |= !sql::spares_connection(&error);
+            self.has_failed = true;
             Unavailable::database(error)
         })
-    }
-}
-
-impl<M: Manager> From<Object<M>> for Lease<M> {
-    fn from(object: Object<M>) -> Self {
-        Self { object: Some(object), in_unit: false, is_spoilt: false }
     }
 }
 
@@ -51,7 +72,7 @@ impl<M: Manager> DerefMut for Lease<M> {
 
 impl<M: Manager> Drop for Lease<M> {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take().filter(|_| self.in_unit || self.is_spoilt) {
+        if let Some(object) = self.object.take().filter(|_| self.in_unit || self.in_statement || self.is_spoilt) {
             drop(Object::take(object));
         }
     }

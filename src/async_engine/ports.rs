@@ -90,7 +90,16 @@ impl Ports for AsyncPorts {
         self.hasher.hash(password, salt).await
     }
 
-    async fn verify_password(&self, password: Password, hash: Option<String>) -> Result<Verified, Overloaded> {
-        self.hasher.verify(password, hash).await
+    async fn verify_password(
+        &self,
+        password: Password,
+        hash: Option<String>,
+        other: Option<String>,
+    ) -> Result<Verified, Overloaded> {
+        self.hasher.verify(password, hash, other).await
+    }
+
+    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<bool, Overloaded> {
+        self.hasher.is_guessable(password, personal, self.policy.passwords.clone()).await
     }
 }

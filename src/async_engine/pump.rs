@@ -81,16 +81,19 @@ impl Pump {
         Ok(Self { stopping, tasks: (0..TASKS).map(spawn).collect() })
     }
 
-    /// Lets letters that are being sent be settled, then stops.
-    pub async fn stop(self) {
+    /// Lets letters that are being sent be settled within `grace`, then stops; `true` when they were.
+    pub async fn stop(self, grace: Duration) -> bool {
         self.stopping.send_replace(true);
-        for task in self.tasks {
-            drop(task.await);
-        }
+        let ended = async {
+            for task in self.tasks {
+                drop(task.await);
+            }
+        };
+        timeout(grace, ended).await.is_ok()
     }
 }
 
-async fn work(ports: &AsyncPorts, post: &Post, mut stop: watch::Receiver<bool>, purges: bool) {
+async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bool>, purges: bool) {
     let mut purged_at = None::<Instant>;
     while !*stop.borrow() {
         if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
@@ -99,10 +102,12 @@ async fn work(ports: &AsyncPorts, post: &Post, mut stop: watch::Receiver<bool>, 
                 tracing::warn!(error = %error, "old rows not deleted");
             }
         }
-        match deliver_next(ports, post).await {
-            Ok(true) => continue,
-            Ok(false) => (),
-            Err(error) => tracing::warn!(error = %error, "the outbox cannot be read"),
+        // A task of its own: a letter that makes the code panic costs an attempt, not the pump.
+        let (at, with) = (ports.clone(), Arc::clone(post));
+        match actix_web::rt::spawn(async move { deliver_next(&at, &*with).await }).await {
+            Ok(Ok(true)) => continue,
+            Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
+            Ok(Ok(false)) | Err(_) => (),
         }
         let woken = async {
             tokio::select! {

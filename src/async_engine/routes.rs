@@ -6,7 +6,11 @@ use std::{
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     task::{Context, Poll},
     thread::{self, JoinHandle, available_parallelism},
     time::{Duration, Instant},
@@ -55,6 +59,7 @@ pub struct Shared {
 /// A running engine.
 pub struct Engine {
     handle: ServerHandle,
+    requests: Arc<Requests>,
     thread: JoinHandle<bool>,
 }
 
@@ -62,6 +67,7 @@ impl Engine {
     /// Takes no more connections, lets running requests finish within `http.shutdown_grace`,
     /// settles letters; `true` when all was done in time.
     pub fn stop(self) -> bool {
+        self.requests.is_stopping.store(true, SeqCst);
         // The command is sent at once; the engine's own thread sees to it.
         drop(self.handle.stop(true));
         self.thread.join().unwrap_or(false)
@@ -79,11 +85,12 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
     let thread = thread::Builder::new().name("v2".into()).spawn(move || {
         System::new().block_on(async move {
             match prepare(listener, shared) {
-                Ok((server, pump)) => {
-                    let _ = started.send(Ok(server.handle()));
+                Ok((server, pump, requests)) => {
+                    let _ = started.send(Ok((server.handle(), Arc::clone(&requests))));
                     let ended = server.await;
-                    pump.stop().await;
-                    ended.is_ok()
+                    // actix does not tell what it cut off at the end of the grace time.
+                    let is_clean = ended.is_ok() && requests.all_answered();
+                    pump.stop(LAST_LETTERS).await && is_clean
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -92,11 +99,11 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
             }
         })
     })?;
-    let handle = ready.recv()??;
-    Ok(Engine { handle, thread })
+    let (handle, requests) = ready.recv()??;
+    Ok(Engine { handle, requests, thread })
 }
 
-fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump), Failure> {
+fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump, Arc<Requests>), Failure> {
     let Shared { settings, policy, keys, edge, limiter } = shared;
     let workers = match settings.engines.v2.workers {
         0 => available_parallelism().map_or(1, NonZero::get),
@@ -111,7 +118,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
         crate::settings::DatabaseUrl::Postgres(_) => None,
     };
     let ports = move |settings: &Settings, share: usize| -> Result<AsyncPorts, Unavailable> {
-        let size = |pool: u16| usize::from(pool).div_ceil(share).max(2);
+        let size = |pool: u16| usize::from(pool).div_ceil(share).max(1);
         let database = match &embedded {
             Some(database) => database.clone(),
             None => Database::new(settings, size(settings.database.pool))?,
@@ -127,6 +134,8 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     let connections = settings.engines.v2.connections.div_ceil(workers);
     let deadline = Data::new(Deadline(http.body_timeout));
     let edge = Data::from(edge);
+    let requests = Arc::new(Requests::default());
+    let counter = Data::from(Arc::clone(&requests));
     let server = HttpServer::new(move || {
         #[expect(clippy::expect_used, reason = "the same call has just succeeded, and connects to nothing")]
         let ports = ports(&settings, workers).expect("pools that were built before");
@@ -134,6 +143,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             .app_data(Data::new(ports))
             .app_data(edge.clone())
             .app_data(deadline.clone())
+            .app_data(counter.clone())
             .default_service(web::to(answer))
     })
     .workers(workers)
@@ -145,10 +155,48 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     .disable_signals()
     .listen(listener)?
     .run();
-    Ok((server, pump))
+    Ok((server, pump, requests))
 }
 
 struct Deadline(Duration);
+
+// How long letters that are being sent may still take when all requests have ended.
+const LAST_LETTERS: Duration = Duration::from_secs(5);
+
+/// Requests under way, and whether any was given up while the engine stopped.
+#[derive(Debug, Default)]
+struct Requests {
+    running: AtomicUsize,
+    is_stopping: AtomicBool,
+    any_cut: AtomicBool,
+}
+
+impl Requests {
+    fn all_answered(&self) -> bool {
+        self.running.load(SeqCst) == 0 && !self.any_cut.load(SeqCst)
+    }
+}
+
+struct Counted<'a> {
+    requests: &'a Requests,
+    is_answered: bool,
+}
+
+impl<'a> Counted<'a> {
+    fn new(requests: &'a Requests) -> Self {
+        requests.running.fetch_add(1, SeqCst);
+        Self { requests, is_answered: false }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered && self.requests.is_stopping.load(SeqCst) {
+            self.requests.any_cut.store(true, SeqCst);
+        }
+        self.requests.running.fetch_sub(1, SeqCst);
+    }
+}
 
 async fn answer(
     request: HttpRequest,
@@ -156,10 +204,13 @@ async fn answer(
     ports: Data<AsyncPorts>,
     edge: Data<Edge>,
     deadline: Data<Deadline>,
+    requests: Data<Requests>,
 ) -> HttpResponse {
+    let mut counted = Counted::new(&requests);
     let began = Instant::now();
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     if let Some(status) = framing::refuse_ambiguous(request.method().as_str(), &request.uri().to_string(), headers) {
+        counted.is_answered = true;
         return extract::response(Reply::bare(status), payload);
     }
     let call = extract::call(&edge, &request, &mut payload, deadline.0).await;
@@ -177,7 +228,9 @@ async fn answer(
         log::answered(&reply, began);
         reply
     };
-    extract::response(reply.instrument(span).await, payload)
+    let reply = reply.instrument(span).await;
+    counted.is_answered = true;
+    extract::response(reply, payload)
 }
 
 // A panic is a defect; its connection to the database is closed, which undoes what it had begun.

@@ -3,13 +3,7 @@
 //! SQLite is a library, not a server: it has no asynchronous form, and whoever calls it waits for
 //! the disk. So each connection has a thread of its own, and the event loop sends it jobs.
 
-use std::{
-    error::Error,
-    pin::Pin,
-    sync::{Arc, mpsc},
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
-};
+use std::{error::Error, pin::Pin, sync::mpsc, thread};
 
 use diesel_async::sync_connection_wrapper::SpawnBlocking;
 use tokio::sync::oneshot;
@@ -43,44 +37,7 @@ impl SpawnBlocking for SqliteThread {
         if sent != Some(true) {
             return Box::pin(std::future::ready(Err("the SQLite thread is gone".into())));
         }
-        Box::pin(Running { reply, is_answered: false })
-    }
-}
-
-/// Waits for a job. When it is dropped early it still waits for the statement that runs: a
-/// connection that goes back to its pool, or is closed, must be idle.
-struct Running<R> {
-    reply: oneshot::Receiver<R>,
-    is_answered: bool,
-}
-
-impl<R> Future for Running<R> {
-    type Output = Result<R, Lost>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = Pin::new(&mut self.reply).poll(context).map_err(Lost::from);
-        self.is_answered = reply.is_ready();
-        reply
-    }
-}
-
-impl<R> Drop for Running<R> {
-    fn drop(&mut self) {
-        if self.is_answered {
-            return;
-        }
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut context = Context::from_waker(&waker);
-        while Pin::new(&mut self.reply).poll(&mut context).is_pending() {
-            thread::park();
-        }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        // Dropped early, the job goes on by itself; its lease then closes the connection.
+        Box::pin(async move { reply.await.map_err(Lost::from) })
     }
 }

@@ -63,11 +63,14 @@ pub async fn check<P: Ports>(
     guess: &str,
 ) -> Result<Option<Spent>, Unavailable> {
     let (policy, store) = (&ports.policy().otp, ports.ephemeral());
+    // As many calls for an account without a code as for one with: time must not tell.
     let by_account = store.increment(&format!("otp_account:{user}"), HOUR).await?;
     let key = key(user, purpose);
-    let Some(entry) = store.get(&key).await? else { return Ok(None) };
-    let Some((issue, digest)) = entry.value.split_first_chunk::<16>() else { return Ok(None) };
-    let of_code = store.increment(&format!("otp_guesses:{}", Uuid::from_bytes(*issue)), policy.ttl).await?;
+    let entry = store.get(&key).await?;
+    let (issue, digest) = entry.as_ref().and_then(|entry| entry.value.split_first_chunk::<16>()).unzip();
+    let counted = issue.map_or(user.0, |issue| Uuid::from_bytes(*issue));
+    let of_code = store.increment(&format!("otp_guesses:{counted}"), policy.ttl).await?;
+    let (Some(entry), Some(digest)) = (&entry, digest) else { return Ok(None) };
     if of_code > policy.guesses || by_account > policy.account_guesses {
         return Ok(None);
     }
@@ -75,7 +78,7 @@ pub async fn check<P: Ports>(
     if !is_right || !store.remove_if_equal(&key, &entry.value).await? {
         return Ok(None);
     }
-    Ok(Some(Spent { key, value: entry.value, expires_in: entry.expires_in }))
+    Ok(Some(Spent { key, value: entry.value.clone(), expires_in: entry.expires_in }))
 }
 
 /// Gives a spent code back, when what it was spent on could not be done.
@@ -86,26 +89,47 @@ pub async fn give_back<P: Ports>(ports: &P, spent: &Spent) -> Result<(), Unavail
     ports.ephemeral().put_if_absent(&spent.key, &spent.value, spent.expires_in).await.map(drop)
 }
 
-/// Claims the right to send a code or notice; `Some` says how long to wait first.
+/// Claims the right to send a code or notice; `false` when the last one was a moment ago, or the
+/// day's are used up.
 ///
 /// Counted by account where there is one, else by identifier: a stranger who asks for codes to an
 /// address without an account cannot hold up its owner's registration.
 ///
 /// # Errors
 /// The store is away.
-pub async fn claim_send<P: Ports>(
-    ports: &P,
-    user: Option<UserId>,
-    identifier: &Identifier,
-) -> Result<Option<Duration>, Unavailable> {
+pub async fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>) -> Result<bool, Unavailable> {
     let (policy, store) = (&ports.policy().otp, ports.ephemeral());
-    let index = || data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier));
-    let who = user.map_or_else(index, |user| user.to_string());
-    if let Some(wait) = store.put_if_absent(&format!("sent:{who}"), b"1", policy.resend_interval).await? {
-        return Ok(Some(wait));
+    let who = who.key(ports);
+    if store.put_if_absent(&format!("sent:{who}"), b"1", policy.resend_interval).await?.is_some() {
+        return Ok(false);
     }
-    let today = store.increment(&format!("sends:{who}"), DAY).await?;
-    Ok((today > policy.daily_sends).then_some(HOUR))
+    Ok(store.increment(&format!("sends:{who}"), DAY).await? <= policy.daily_sends)
+}
+
+/// Gives a claim back, when nothing could be sent.
+///
+/// # Errors
+/// The store is away.
+pub async fn release_send<P: Ports>(ports: &P, who: &SendTo<'_>) -> Result<(), Unavailable> {
+    ports.ephemeral().remove(&format!("sent:{}", who.key(ports))).await
+}
+
+/// Whose sends are counted.
+#[derive(Debug, Clone, Copy)]
+pub enum SendTo<'a> {
+    /// An account's.
+    Account(UserId),
+    /// Those to an address or number without an account.
+    Identifier(&'a Identifier),
+}
+
+impl SendTo<'_> {
+    fn key<P: Ports>(&self, ports: &P) -> String {
+        match self {
+            Self::Account(user) => user.to_string(),
+            Self::Identifier(identifier) => data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)),
+        }
+    }
 }
 
 fn key(user: UserId, purpose: Purpose) -> String {
@@ -197,14 +221,16 @@ mod tests {
     fn sends_keep_their_distance() {
         let world = World::new();
         let ada = Identifier::email("ada@example.org").unwrap();
-        assert_eq!(run(claim_send(&world, None, &ada)).unwrap(), None);
-        assert_eq!(run(claim_send(&world, None, &ada)).unwrap(), Some(Duration::from_secs(60)));
-        assert_eq!(run(claim_send(&world, Some(USER), &ada)).unwrap(), None);
+        let may_send = |who: &SendTo<'_>| run(claim_send(&world, who)).unwrap();
+        let (stranger, account) = (SendTo::Identifier(&ada), SendTo::Account(USER));
+        assert!(may_send(&stranger) && !may_send(&stranger) && may_send(&account));
         for _ in 1..20 {
             world.pass(Duration::from_secs(61));
-            assert_eq!(run(claim_send(&world, Some(USER), &ada)).unwrap(), None);
+            assert!(may_send(&account));
         }
         world.pass(Duration::from_secs(61));
-        assert!(run(claim_send(&world, Some(USER), &ada)).unwrap().is_some());
+        assert!(!may_send(&account));
+        run(release_send(&world, &stranger)).unwrap();
+        assert!(may_send(&stranger));
     }
 }

@@ -65,7 +65,11 @@ pub async fn create_user<P: Ports>(ports: &P, caller: &Caller, request: CreateUs
     }
     let mut personal = vec![request.first_name.as_str(), request.last_name.as_str()];
     personal.extend([&email, &phone].into_iter().flatten().map(Identifier::as_str));
-    let broken = passwords::judge(&request.password, &personal, &ports.policy().passwords);
+    let mut broken = passwords::judge_form(&request.password, &personal, &ports.policy().passwords);
+    let personal = personal.into_iter().map(str::to_owned).collect();
+    if broken.is_empty() && ports.is_guessable(request.password.clone(), personal).await? {
+        broken.push(passwords::GUESSABLE.to_owned());
+    }
     if !broken.is_empty() {
         return Err(CreateUserError::Password(broken.join(" ")));
     }

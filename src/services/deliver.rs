@@ -12,7 +12,8 @@ use super::{
     letters::Message,
     model::{OutboxEntry, Settlement},
     policy::OutboxPolicy,
-    ports::{Outbox as _, Ports},
+    ports::{Before, Outbox as _, Ports},
+    register::REGISTRATION_TTL,
 };
 
 /// Why a letter was not sent; the sentence holds no address and no secret.
@@ -59,6 +60,10 @@ async fn attempt<P: Ports, S: Sender>(ports: &P, sender: &S, entry: &OutboxEntry
     if entry.expires_at.is_some_and(|end| end <= now) {
         return Settlement::Dead { error: "its code ran out before it could be sent".to_owned() };
     }
+    // Claimed once more than allowed: an attempt ended the process, or the pump, before it was settled.
+    if entry.attempts > ports.policy().outbox.attempts {
+        return Settlement::Dead { error: "too many attempts were begun and never settled".to_owned() };
+    }
     let opened = ports.keys().open_payload(entry.id, &entry.payload).ok();
     let message = opened.and_then(|payload| serde_json::from_slice::<Message>(&payload).ok());
     let Some(message) = message else {
@@ -87,8 +92,12 @@ pub fn judge(attempts: i32, error: String, policy: &OutboxPolicy, now: OffsetDat
 /// The database is away.
 pub async fn purge<P: Ports>(ports: &P) -> Result<usize, Unavailable> {
     let (policy, now) = (ports.policy(), ports.now());
-    let (outbox, audit) = (now - policy.outbox.retention, now - policy.audit_retention);
-    ports.store().await?.purge(now, outbox, audit).await
+    let before = Before {
+        outbox: now - policy.outbox.retention,
+        audit: now - policy.audit_retention,
+        unverified: now - REGISTRATION_TTL,
+    };
+    ports.store().await?.purge(now, &before).await
 }
 
 #[cfg(test)]

@@ -13,6 +13,11 @@ pub enum Event {
         /// Whose.
         user_id: UserId,
     },
+    /// An identifier that has an account, verified or not, was registered again.
+    RegistrationRepeated {
+        /// Whose.
+        user_id: UserId,
+    },
     /// A code proved the address or number.
     UserVerified {
         /// Whose.
@@ -46,6 +51,7 @@ impl Event {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::UserRegistered { .. } => "UserRegistered",
+            Self::RegistrationRepeated { .. } => "RegistrationRepeated",
             Self::UserVerified { .. } => "UserVerified",
             Self::SessionStarted { .. } => "SessionStarted",
             Self::SessionEnded { .. } => "SessionEnded",

@@ -77,6 +77,26 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+/// A text that is taken as it is: a token with white space around it is no token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Exact(pub String);
+
+impl fmt::Debug for Exact {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Exact(…)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self(text)),
+            Value::Null => Err(de::Error::custom("This field may not be null.")),
+            _ => Err(de::Error::custom("Not a valid string.")),
+        }
+    }
+}
+
 /// For `deserialize_with` on optional fields: missing is `None`, null is refused.
 ///
 /// # Errors
@@ -119,6 +139,14 @@ impl<'de> Deserialize<'de> for Flag {
 /// # Errors
 /// The sentence that says what is missing.
 pub fn required(value: &Option<Text>, (): &()) -> garde::Result {
+    check_present(value.as_ref().map(|text| text.0.as_str()))
+}
+
+/// garde: the token is there and not blank.
+///
+/// # Errors
+/// The sentence that says what is missing.
+pub fn required_exact(value: &Option<Exact>, (): &()) -> garde::Result {
     check_present(value.as_ref().map(|text| text.0.as_str()))
 }
 

@@ -131,6 +131,12 @@ impl Keys {
         mac(&*self.index, &[identifier.kind().as_bytes(), identifier.comparable().as_bytes()])
     }
 
+    /// An id that stands in for the account that `text` has not got: the same every time, nobody's.
+    pub fn stand_in(&self, text: &str) -> UserId {
+        let digest = mac(&*self.index, &[b"stand-in", text.as_bytes()]);
+        UserId(uuid::Builder::from_random_bytes(*digest.first_chunk::<16>().unwrap_or(&[0; 16])).into_uuid())
+    }
+
     /// Keyed digest of a one-time code: without the key, trying all codes tells nothing
     /// (ASVS 6.5.2).
     pub fn code_digest(&self, user: UserId, purpose: &str, code: &str) -> [u8; 32] {

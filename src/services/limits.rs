@@ -126,8 +126,13 @@ impl LocalLimiter {
             if windows.len() > MOST_KEYS {
                 windows.retain(|_, (window, _)| window.current.saturating_add(window.previous) > 1);
             }
+            // Still too many: some are forgotten, whichever they are, but never all.
             if windows.len() > MOST_KEYS {
-                windows.clear();
+                let excess = windows.len() - MOST_KEYS + MOST_KEYS / 10;
+                let forgotten: Vec<String> = windows.keys().take(excess).cloned().collect();
+                for key in &forgotten {
+                    windows.remove(key);
+                }
             }
         }
         Decision::Admitted

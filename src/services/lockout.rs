@@ -25,13 +25,21 @@ use super::{
 pub enum Verdict {
     /// Nothing yet.
     Counted,
-    /// The identifier is to be locked.
+    /// The identifier is to be locked; this failure is still answered as one.
     Lock,
+    /// It came after the one that locked: whether it was a failure must not be told.
+    TooLate,
 }
 
 /// Judges the `failures`th failure.
 pub const fn judge(failures: i64, limit: i64) -> Verdict {
-    if failures >= limit { Verdict::Lock } else { Verdict::Counted }
+    if failures < limit {
+        Verdict::Counted
+    } else if failures == limit {
+        Verdict::Lock
+    } else {
+        Verdict::TooLate
+    }
 }
 
 /// How long the identifier is still locked.
@@ -42,23 +50,22 @@ pub async fn locked_for<P: Ports>(ports: &P, identifier: &Identifier) -> Result<
     Ok(ports.ephemeral().get(&lock_key(ports, identifier)).await?.map(|lock| lock.expires_in))
 }
 
-/// Counts a failure; says how long the identifier is locked now, when it is.
+/// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is
+/// to be answered as locked, as a success would be.
 ///
 /// # Errors
 /// The store is away.
 pub async fn count_failure<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<Duration>, Unavailable> {
     let policy = &ports.policy().lockout;
     let store = ports.ephemeral();
+    // The count lives on beside the lock until its own end, which comes before the lock's.
     let failures = store.increment(&count_key(ports, identifier), policy.duration).await?;
-    match judge(failures, policy.failures) {
-        Verdict::Counted => Ok(None),
-        Verdict::Lock => {
-            let left = store.put_if_absent(&lock_key(ports, identifier), b"1", policy.duration).await?;
-            // When the lock ends, counting starts anew.
-            store.remove(&count_key(ports, identifier)).await?;
-            Ok(Some(left.unwrap_or(policy.duration)))
-        }
+    let verdict = judge(failures, policy.failures);
+    if verdict == Verdict::Counted {
+        return Ok(None);
     }
+    let left = store.put_if_absent(&lock_key(ports, identifier), b"1", policy.duration).await?;
+    Ok((verdict == Verdict::TooLate).then_some(left.unwrap_or(policy.duration)))
 }
 
 /// A success clears the identifier's count; a lock stays.
@@ -84,27 +91,23 @@ mod tests {
 
     #[test]
     fn the_limit_locks_and_not_before() {
-        assert_eq!(
-            [1, 4, 5, 6].map(|n| judge(n, 5)),
-            [Verdict::Counted, Verdict::Counted, Verdict::Lock, Verdict::Lock]
-        );
+        use Verdict::{Counted, Lock, TooLate};
+        assert_eq!([1, 4, 5, 6].map(|n| judge(n, 5)), [Counted, Counted, Lock, TooLate]);
     }
 
     #[test]
-    fn a_lock_ends_by_itself_and_is_not_extended() {
+    fn a_lock_ends_by_itself_and_counting_starts_anew() {
         let world = World::new();
         let ada = Identifier::email("ada@example.org").unwrap();
-        for _ in 0..4 {
+        for _ in 0..5 {
+            assert_eq!(run(locked_for(&world, &ada)).unwrap(), None);
             assert_eq!(run(count_failure(&world, &ada)).unwrap(), None);
         }
         assert_eq!(run(count_failure(&world, &ada)).unwrap(), Some(Duration::from_secs(900)));
-        world.pass(Duration::from_secs(600));
-        for _ in 0..20 {
-            run(count_failure(&world, &ada)).unwrap();
-        }
-        assert_eq!(run(locked_for(&world, &ada)).unwrap(), Some(Duration::from_secs(300)));
-        world.pass(Duration::from_secs(301));
+        assert_eq!(run(locked_for(&world, &ada)).unwrap(), Some(Duration::from_secs(900)));
+        world.pass(Duration::from_secs(901));
         assert_eq!(run(locked_for(&world, &ada)).unwrap(), None);
+        assert_eq!(run(count_failure(&world, &ada)).unwrap(), None);
     }
 
     #[test]

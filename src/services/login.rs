@@ -14,11 +14,12 @@ use super::{
     fields::{FieldErrors, Text, at_most, bounded_password, field_error, present, required, required_password},
     identifier::Identifier,
     lockout,
-    model::{Caller, User},
+    model::Caller,
     passwords::{Password, Verified},
     ports::{Audit as _, Ports, Users as _},
     problem::Problem,
-    session::{self, SignedIn},
+    register::waiting_hash,
+    session::{self, OpenError, SignedIn},
 };
 
 /// `POST /auth/login/`
@@ -91,7 +92,8 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     let locked = lockout::locked_for(ports, &identifier).await?;
     let user = ports.store().await?.user_by_identifier(&identifier).await?;
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
-    let verified = ports.verify_password(password.clone(), hash).await?;
+    let waiting = waiting_hash(ports, &identifier).await?;
+    let verified = ports.verify_password(password.clone(), hash, waiting).await?;
 
     let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
     let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
@@ -103,15 +105,19 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     if let Some(wait) = locked {
         return refuse("locked", LoginError::Locked(wait)).await;
     }
-    let (Some(user), Verified::Yes | Verified::Outdated) = (user, verified) else {
-        // The failure that locks is still answered as a failure.
-        let _ = lockout::count_failure(ports, &identifier).await?;
-        return refuse("invalid_credentials", LoginError::WrongCredentials).await;
-    };
+    if verified == Verified::No || (user.is_none() && verified != Verified::Other) {
+        return match lockout::count_failure(ports, &identifier).await? {
+            Some(wait) => refuse("locked", LoginError::Locked(wait)).await,
+            None => refuse("invalid_credentials", LoginError::WrongCredentials).await,
+        };
+    }
     // Failures side by side may have locked it meanwhile: then the right password comes too late.
     if let Some(wait) = lockout::locked_for(ports, &identifier).await? {
         return refuse("locked", LoginError::Locked(wait)).await;
     }
+    let Some(user) = user.filter(|_| verified != Verified::Other) else {
+        return refuse("not_verified", LoginError::NotVerified).await;
+    };
     if !user.is_active {
         return refuse("disabled", LoginError::Disabled).await;
     }
@@ -120,23 +126,22 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     }
     let new_hash = match verified {
         Verified::Outdated => Some(ports.hash_password(password, ports.random()).await?),
-        Verified::Yes | Verified::No => None,
+        Verified::Yes | Verified::Other | Verified::No => None,
     };
-    let signed_in = sign_in(ports, caller, user, new_hash.as_deref()).await?;
+    let opened = ports
+        .transaction(async |store| session::open(ports, store, user, new_hash.as_deref(), "login", caller).await)
+        .await;
+    let signed_in = match opened {
+        Ok(signed_in) => signed_in,
+        // Disabled, deleted, or with another password since: that password is no longer right.
+        Err(OpenError::Changed) => return refuse("changed", LoginError::WrongCredentials).await,
+        Err(OpenError::Unavailable(error)) => return Err(error.into()),
+    };
     // After the sign-in is written: a fault here must not undo it.
     if let Err(error) = lockout::forget(ports, &identifier).await {
         tracing::warn!(error = %error, "failures not forgotten");
     }
     Ok(signed_in)
-}
-
-async fn sign_in<P: Ports>(
-    ports: &P,
-    caller: &Caller,
-    user: User,
-    new_hash: Option<&str>,
-) -> Result<SignedIn, Unavailable> {
-    ports.transaction(async |store| session::open(ports, store, user, new_hash, "login", caller).await).await
 }
 
 #[cfg(test)]
@@ -229,5 +234,19 @@ mod tests {
         world.fail_commits(true);
         assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Unavailable(_))));
         assert!(world.sessions().is_empty());
+    }
+
+    #[test]
+    fn guesses_side_by_side_are_told_nothing_once_the_lock_is_set() {
+        let world = world();
+        let who = Identifier::email("ada@example.org").unwrap();
+        // Five failures are counted while others have passed the first look at the lock.
+        for _ in 0..5 {
+            assert_eq!(run(lockout::count_failure(&world, &who)).unwrap(), None);
+        }
+        for password in ["wrong-Kettle", RIGHT] {
+            assert!(matches!(attempt(&world, "ada@example.org", password), Err(LoginError::Locked(_))));
+        }
+        assert!(run(lockout::count_failure(&world, &who)).unwrap().is_some());
     }
 }

@@ -8,7 +8,7 @@ use super::{
     authenticate::Bearer,
     error::Unavailable,
     events::Event,
-    fields::{FieldErrors, Flag, Text, field_error, nullable},
+    fields::{Exact, Flag, nullable},
     model::{Caller, EndReason, SessionId},
     outbox,
     ports::{Audit as _, Outbox as _, Ports, Sessions as _},
@@ -19,20 +19,20 @@ use super::{
 /// `POST /auth/logout/`
 #[derive(Debug, Default, Deserialize, Validate)]
 pub struct Logout {
-    #[serde(default, alias = "refresh_token", deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable")]
     #[garde(skip)]
-    refresh: Option<Text>,
-    #[serde(default)]
+    refresh: Option<Exact>,
+    #[serde(default, deserialize_with = "nullable")]
     #[garde(skip)]
-    all: Flag,
+    refresh_token: Option<Exact>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[garde(skip)]
+    all: Option<Flag>,
 }
 
 /// Why nothing was ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LogoutError {
-    /// The refresh token given is none of this user's.
-    #[error("some fields are not valid")]
-    Invalid(FieldErrors),
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -41,7 +41,6 @@ pub enum LogoutError {
 impl From<LogoutError> for Problem {
     fn from(error: LogoutError) -> Self {
         match error {
-            LogoutError::Invalid(errors) => Self::invalid(errors),
             LogoutError::Unavailable(error) => error.into(),
         }
     }
@@ -52,12 +51,14 @@ impl From<LogoutError> for Problem {
 /// # Errors
 /// [`LogoutError`].
 pub async fn logout<P: Ports>(ports: &P, caller: &Caller, bearer: &Bearer, request: Logout) -> Result<(), LogoutError> {
-    let named = request.refresh.map(|token| named_session(ports, bearer, &token.0)).transpose()?;
+    let token = request.refresh.or(request.refresh_token);
+    let named = token.and_then(|token| named_session(ports, bearer, &token.0));
+    let everywhere = request.all.unwrap_or_default().0;
     let (user_id, now) = (bearer.user.id, ports.now());
-    let action = if request.all.0 { "logout_all" } else { "logout" };
+    let action = if everywhere { "logout_all" } else { "logout" };
     ports
         .transaction(async |store| {
-            let (why, ended) = if request.all.0 {
+            let (why, ended) = if everywhere {
                 (EndReason::LogoutAll, store.end_sessions_of(user_id, EndReason::LogoutAll, now).await?)
             } else {
                 let mut ended = Vec::new();
@@ -80,12 +81,10 @@ pub async fn logout<P: Ports>(ports: &P, caller: &Caller, bearer: &Bearer, reque
         .await
 }
 
-// A refresh token that has been rotated since still names its session.
-fn named_session<P: Ports>(ports: &P, bearer: &Bearer, token: &str) -> Result<SessionId, LogoutError> {
-    let claims = tokens::open(token, ports.keys(), &ports.policy().tokens, ports.now()).ok();
-    let is_own = |claims: &tokens::Claims| claims.token_type == Kind::Refresh && claims.user_id == bearer.user.id;
-    let claims = claims.filter(is_own);
-    claims
-        .map(|claims| claims.sid)
-        .ok_or_else(|| LogoutError::Invalid(field_error("refresh", "This is no valid refresh token of yours.")))
+// A refresh token that has been rotated since still names its session. One that is out of date or
+// somebody else's names none: it must not keep its bearer from signing out.
+fn named_session<P: Ports>(ports: &P, bearer: &Bearer, token: &str) -> Option<SessionId> {
+    let claims = tokens::open(token, ports.keys(), &ports.policy().tokens, ports.now()).ok()?;
+    let is_own = claims.token_type == Kind::Refresh && claims.user_id == bearer.user.id;
+    is_own.then_some(claims.sid)
 }

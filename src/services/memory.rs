@@ -22,9 +22,9 @@ use super::{
         AuditEvent, Caller, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session,
         SessionId, Settlement, User, UserId,
     },
-    passwords::{HashParams, Password, Verified},
+    passwords::{self, Arena, HashParams, Password, Verified},
     policy::{LimitPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy, TokenPolicy},
-    ports::{Audit, Entry, Ephemeral, Inserted, Outbox, Ports, Sessions, Users},
+    ports::{Audit, Before, Entry, Ephemeral, Inserted, Outbox, Ports, Sessions, Users},
 };
 
 const CHEAP: HashParams = HashParams { memory_kib: 8, iterations: 1, parallelism: 1 };
@@ -187,6 +187,11 @@ impl World {
         change(self.0.facts.borrow_mut().users.first_mut().unwrap());
     }
 
+    /// Soft-deletes the first user: no look-up finds them, but their identifier stays taken.
+    pub fn hide_user(&self) {
+        self.change_user(|user| user.deleted_at = Some(OffsetDateTime::UNIX_EPOCH));
+    }
+
     /// Every session.
     pub fn sessions(&self) -> Vec<Session> {
         self.0.facts.borrow().sessions.clone()
@@ -279,12 +284,22 @@ impl Ports for World {
 
     async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded> {
         self.0.hashes.set(self.0.hashes.get() + 1);
-        CHEAP.hash(&password, salt).ok_or(Overloaded)
+        CHEAP.hash(&password, salt, &mut Arena::default()).ok_or(Overloaded)
     }
 
-    async fn verify_password(&self, password: Password, hash: Option<String>) -> Result<Verified, Overloaded> {
+    async fn verify_password(
+        &self,
+        password: Password,
+        hash: Option<String>,
+        other: Option<String>,
+    ) -> Result<Verified, Overloaded> {
         self.0.hashes.set(self.0.hashes.get() + 1);
-        Ok(CHEAP.verify(&password, hash.as_deref()))
+        Ok(CHEAP.verify(&password, hash.as_deref(), other.as_deref(), &mut Arena::default()))
+    }
+
+    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<bool, Overloaded> {
+        let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
+        Ok(passwords::is_guessable(&password, &personal, &self.0.policy.passwords))
     }
 }
 
@@ -308,9 +323,13 @@ impl Users for World {
 
     async fn insert_user(&mut self, user: &User) -> Result<Inserted, Unavailable> {
         for identifier in [user.email.clone().map(Identifier::Email), user.phone.clone().map(Identifier::Phone)] {
-            if let Some(identifier) = identifier
-                && self.user_by_identifier(&identifier).await?.is_some()
-            {
+            let index = |of: &Option<String>| of.as_ref().map(|text| text.to_lowercase());
+            let is_taken = |row: &User| match &identifier {
+                Some(Identifier::Email(_)) => index(&row.email) == index(&user.email),
+                Some(Identifier::Phone(_)) => index(&row.phone) == index(&user.phone),
+                None => false,
+            };
+            if self.0.facts.borrow().users.iter().any(is_taken) {
                 return Ok(Inserted::Taken);
             }
         }
@@ -318,9 +337,14 @@ impl Users for World {
         Ok(Inserted::Yes)
     }
 
-    async fn mark_contested(&mut self, id: UserId, at: OffsetDateTime) -> Result<(), Unavailable> {
+    async fn renew_registration(
+        &mut self,
+        id: UserId,
+        is_contested: bool,
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable> {
         for user in self.0.facts.borrow_mut().users.iter_mut().filter(|user| user.id == id && !user.is_verified) {
-            (user.is_contested, user.updated_at) = (true, at);
+            (user.is_contested, user.updated_at) = (user.is_contested || is_contested, at);
         }
         Ok(())
     }
@@ -367,15 +391,18 @@ impl Users for World {
 
     async fn record_login(
         &mut self,
-        id: UserId,
+        user: &User,
         new_hash: Option<&str>,
         at: OffsetDateTime,
-    ) -> Result<(), Unavailable> {
-        for user in self.0.facts.borrow_mut().users.iter_mut().filter(|user| user.id == id) {
-            user.last_login_at = Some(at);
-            user.password_hash = new_hash.map(str::to_owned).or(user.password_hash.take());
-        }
-        Ok(())
+    ) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let is_same = |row: &&mut User| {
+            row.id == user.id && row.is_active && row.deleted_at.is_none() && row.password_hash == user.password_hash
+        };
+        let Some(row) = facts.users.iter_mut().find(is_same) else { return Ok(false) };
+        row.last_login_at = Some(at);
+        row.password_hash = new_hash.map(str::to_owned).or(row.password_hash.take());
+        Ok(true)
     }
 }
 
@@ -512,17 +539,14 @@ impl Outbox for World {
         Ok(i64::try_from(facts.outbox.iter().filter(is_it).count()).unwrap())
     }
 
-    async fn purge(
-        &mut self,
-        _now: OffsetDateTime,
-        outbox_before: OffsetDateTime,
-        audit_before: OffsetDateTime,
-    ) -> Result<usize, Unavailable> {
+    async fn purge(&mut self, _now: OffsetDateTime, before: &Before) -> Result<usize, Unavailable> {
         let mut facts = self.0.facts.borrow_mut();
-        let before = facts.outbox.len() + facts.audit.len();
-        facts.outbox.retain(|entry| entry.state == OutboxState::Pending || entry.created_at >= outbox_before);
-        facts.audit.retain(|event| event.at >= audit_before);
-        Ok(before - facts.outbox.len() - facts.audit.len())
+        let count = |facts: &Facts| facts.outbox.len() + facts.audit.len() + facts.users.len();
+        let at_first = count(&facts);
+        facts.outbox.retain(|entry| entry.state == OutboxState::Pending || entry.created_at >= before.outbox);
+        facts.audit.retain(|event| event.at >= before.audit);
+        facts.users.retain(|user| user.is_verified || user.updated_at >= before.unverified);
+        Ok(at_first - count(&facts))
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use data_encoding::BASE64_NOPAD;
 use serde::{Deserialize, Deserializer};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{fields::Text, keys::same, policy::PasswordPolicy};
 
@@ -47,6 +47,8 @@ pub enum Verified {
     Yes,
     /// It did, and the hash was made with other parameters than today's.
     Outdated,
+    /// It did not, but it fits the other hash that was given.
+    Other,
 }
 
 /// Cost of Argon2id (RFC 9106).
@@ -61,38 +63,70 @@ pub struct HashParams {
 }
 
 const HASH_BYTES: usize = 32;
-// The largest cost a stored hash may ask for: a planted row must not take the machine down.
-const MOST_MEMORY_KIB: u32 = 256 * 1024;
-const MOST_ITERATIONS: u32 = 16;
-const MOST_LANES: u32 = 8;
+/// The largest cost that may be configured, and that a stored hash may ask for: a planted row must
+/// not take the machine down.
+pub const MOST_MEMORY_KIB: u32 = 256 * 1024;
+/// See [`MOST_MEMORY_KIB`].
+pub const MOST_ITERATIONS: u32 = 16;
+/// See [`MOST_MEMORY_KIB`].
+pub const MOST_LANES: u32 = 8;
 
-impl HashParams {
-    fn argon2(self) -> Option<Argon2<'static>> {
-        let params = Params::new(self.memory_kib, self.iterations, self.parallelism, Some(HASH_BYTES)).ok()?;
-        Some(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+/// Argon2's working memory, used again for the next hash: taking and giving back that much for
+/// every hash costs time, and the allocator does not give it all back.
+#[derive(Default)]
+pub struct Arena(Vec<Block>);
+
+impl Arena {
+    fn blocks(&mut self, params: &Params) -> &mut [Block] {
+        // A hash of another cost than the usual must not leave its memory behind.
+        let count = params.block_count();
+        if self.0.len() > count {
+            self.0 = Vec::new();
+        }
+        self.0.resize(count, Block::default());
+        &mut self.0
     }
 
+    fn wipe(&mut self) {
+        self.0.iter_mut().for_each(|block| block.zeroize());
+    }
+}
+
+impl HashParams {
     /// Hashes to a PHC string. Costs a core for milliseconds: run it behind a gate.
-    pub fn hash(self, password: &Password, salt: [u8; 16]) -> Option<String> {
-        let mut digest = Zeroizing::new([0; HASH_BYTES]);
-        self.argon2()?.hash_password_into(password.expose().as_bytes(), &salt, digest.as_mut_slice()).ok()?;
+    pub fn hash(self, password: &Password, salt: [u8; 16], arena: &mut Arena) -> Option<String> {
+        let digest = self.digest(password, &salt, arena)?;
         Some(self.phc(&salt, digest.as_slice()))
     }
 
-    /// Verifies against a stored PHC string. Without one it takes as long and is `No`.
-    pub fn verify(self, password: &Password, stored: Option<&str>) -> Verified {
-        let nobodys = self.phc(&[0; 16], &[0; HASH_BYTES]);
+    /// Verifies against a stored PHC string, and against another one of the same salt and cost.
+    /// Without a stored one it takes as long.
+    pub fn verify(self, password: &Password, stored: Option<&str>, other: Option<&str>, arena: &mut Arena) -> Verified {
+        let nobodys = self.phc(&NOBODYS_SALT, &[0; HASH_BYTES]);
         let parsed = stored.and_then(Phc::parse).or_else(|| Phc::parse(&nobodys));
         let Some(phc) = parsed else { return Verified::No };
-        let mut digest = Zeroizing::new([0; HASH_BYTES]);
-        let Some(argon2) = phc.params.argon2() else { return Verified::No };
-        let hashed = argon2.hash_password_into(password.expose().as_bytes(), &phc.salt, digest.as_mut_slice());
-        let fits = hashed.is_ok() && same(digest.as_slice(), &phc.digest);
-        match (fits && stored.is_some(), phc.params == self) {
-            (false, _) => Verified::No,
-            (true, true) => Verified::Yes,
-            (true, false) => Verified::Outdated,
+        let Some(digest) = phc.params.digest(password, &phc.salt, arena) else { return Verified::No };
+        let fits = same(digest.as_slice(), &phc.digest) && stored.is_some();
+        let is_like = |other: &Phc| other.params == phc.params && other.salt == phc.salt;
+        let other = other.and_then(Phc::parse).filter(is_like);
+        let fits_other = other.is_some_and(|other| same(digest.as_slice(), &other.digest));
+        match (fits, fits_other, phc.params == self) {
+            (true, _, true) => Verified::Yes,
+            (true, _, false) => Verified::Outdated,
+            (false, true, _) => Verified::Other,
+            (false, false, _) => Verified::No,
         }
+    }
+
+    fn digest(self, password: &Password, salt: &[u8], arena: &mut Arena) -> Option<Zeroizing<[u8; HASH_BYTES]>> {
+        let params = Params::new(self.memory_kib, self.iterations, self.parallelism, Some(HASH_BYTES)).ok()?;
+        let mut digest = Zeroizing::new([0; HASH_BYTES]);
+        let blocks = arena.blocks(&params);
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+        let hashed =
+            argon2.hash_password_into_with_memory(password.expose().as_bytes(), salt, digest.as_mut_slice(), blocks);
+        arena.wipe();
+        hashed.is_ok().then_some(digest)
     }
 
     fn phc(self, salt: &[u8], digest: &[u8]) -> String {
@@ -101,6 +135,9 @@ impl HashParams {
         format!("$argon2id$v=19$m={memory_kib},t={iterations},p={parallelism}${salt}${digest}")
     }
 }
+
+/// The salt that stands in where nobody's hash is verified.
+pub const NOBODYS_SALT: [u8; 16] = [0; 16];
 
 /// The salt of a stored hash: hashing with it tells whether two passwords are the same.
 pub fn salt_of(stored: &str) -> Option<[u8; 16]> {
@@ -130,13 +167,12 @@ impl Phc {
     }
 }
 
-/// Every rule that a new password breaks, as sentences for the client; empty when it is good.
-/// `personal` is what the person told of themselves.
-pub fn judge(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> Vec<String> {
+/// Every rule on length and likeness that a new password breaks, as sentences for the client.
+/// `personal` is what the person told of themselves. Costs next to nothing.
+pub fn judge_form(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> Vec<String> {
     let text = password.expose();
     let length = text.chars().count();
     if length > policy.max_length {
-        // Nothing else is looked at: judging costs time that grows with the length.
         return vec![format!("This password is too long. It must contain at most {} characters.", policy.max_length)];
     }
     let mut broken = Vec::new();
@@ -146,11 +182,30 @@ pub fn judge(password: &Password, personal: &[&str], policy: &PasswordPolicy) ->
     if personal.iter().any(|known| is_like(text, known)) {
         broken.push("The password is too similar to your other personal information.".to_owned());
     }
-    if u8::from(zxcvbn::zxcvbn(text, personal).score()) < policy.min_score {
-        broken.push("This password is too common or too easy to guess.".to_owned());
-    }
     broken
 }
+
+// zxcvbn tries every reading of characters that look like letters: a text full of them takes it a
+// second. So much of such a text is judged, at either end.
+const LOOK_ALIKES: &str = "4@8({[<369&#!1/|0$5+7%2";
+const MOST_LOOK_ALIKES: usize = 16;
+const JUDGED_CHARACTERS: usize = 20;
+
+/// Whether a new password is a common one or easily guessed (zxcvbn). Costs up to tens of
+/// milliseconds: run it behind the gate of the hashes.
+pub fn is_guessable(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> bool {
+    let is_good = |text: &str| u8::from(zxcvbn::zxcvbn(text, personal).score()) >= policy.min_score;
+    let text = password.expose();
+    if text.chars().filter(|c| LOOK_ALIKES.contains(*c)).count() <= MOST_LOOK_ALIKES {
+        return !is_good(text);
+    }
+    let head: Zeroizing<String> = Zeroizing::new(text.chars().take(JUDGED_CHARACTERS).collect());
+    let tail: Zeroizing<String> = Zeroizing::new(text.chars().rev().take(JUDGED_CHARACTERS).collect());
+    !is_good(&head) && !is_good(&tail)
+}
+
+/// The sentence for a password that [`is_guessable`].
+pub const GUESSABLE: &str = "This password is too common or too easy to guess.";
 
 fn is_like(password: &str, known: &str) -> bool {
     let (password, known) = (password.to_lowercase(), known.to_lowercase());
@@ -173,11 +228,20 @@ mod tests {
 
     #[test]
     fn a_hash_fits_its_password_and_no_other() {
-        let hash = CHEAP.hash(&Password::new("correct horse"), [1; 16]).unwrap();
-        assert_eq!(CHEAP.verify(&Password::new("correct horse"), Some(&hash)), Verified::Yes);
-        assert_eq!(CHEAP.verify(&Password::new(" correct horse\n"), Some(&hash)), Verified::Yes);
-        assert_eq!(CHEAP.verify(&Password::new("Correct horse"), Some(&hash)), Verified::No);
-        assert_eq!(CHEAP.verify(&Password::new("correct horse"), None), Verified::No);
+        let hash = CHEAP.hash(&Password::new("correct horse"), [1; 16], &mut Arena::default()).unwrap();
+        assert_eq!(
+            CHEAP.verify(&Password::new("correct horse"), Some(&hash), None, &mut Arena::default()),
+            Verified::Yes
+        );
+        assert_eq!(
+            CHEAP.verify(&Password::new(" correct horse\n"), Some(&hash), None, &mut Arena::default()),
+            Verified::Yes
+        );
+        assert_eq!(
+            CHEAP.verify(&Password::new("Correct horse"), Some(&hash), None, &mut Arena::default()),
+            Verified::No
+        );
+        assert_eq!(CHEAP.verify(&Password::new("correct horse"), None, None, &mut Arena::default()), Verified::No);
         assert_eq!(salt_of(&hash), Some([1; 16]));
     }
 
@@ -187,43 +251,69 @@ mod tests {
         // is reproduced here by the `argon2` crate's own PHC verifier.
         use argon2::password_hash::{PasswordVerifier, phc::PasswordHash};
         let params = HashParams { memory_kib: 1024, iterations: 2, parallelism: 1 };
-        let hash = params.hash(&Password::new("password"), *b"somesaltsomesalt").unwrap();
+        let hash = params.hash(&Password::new("password"), *b"somesaltsomesalt", &mut Arena::default()).unwrap();
         let parsed = PasswordHash::new(&hash).unwrap();
         assert!(Argon2::default().verify_password(b"password", &parsed).is_ok());
     }
 
     #[test]
     fn other_parameters_make_a_hash_outdated() {
-        let hash = CHEAP.hash(&Password::new("correct horse"), [1; 16]).unwrap();
+        let hash = CHEAP.hash(&Password::new("correct horse"), [1; 16], &mut Arena::default()).unwrap();
         let dearer = HashParams { iterations: 2, ..CHEAP };
-        assert_eq!(dearer.verify(&Password::new("correct horse"), Some(&hash)), Verified::Outdated);
+        assert_eq!(
+            dearer.verify(&Password::new("correct horse"), Some(&hash), None, &mut Arena::default()),
+            Verified::Outdated
+        );
     }
 
     #[test]
     fn a_stored_hash_cannot_ask_for_any_cost() {
         let bomb =
             "$argon2id$v=19$m=4000000,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-        assert_eq!(CHEAP.verify(&Password::new("x"), Some(bomb)), Verified::No);
+        assert_eq!(CHEAP.verify(&Password::new("x"), Some(bomb), None, &mut Arena::default()), Verified::No);
         for garbled in ["", "!", "$argon2id$", "$argon2id$v=19$m=64,t=1,p=1$$", "$2b$12$abc"] {
-            assert_eq!(CHEAP.verify(&Password::new("x"), Some(garbled)), Verified::No);
+            assert_eq!(CHEAP.verify(&Password::new("x"), Some(garbled), None, &mut Arena::default()), Verified::No);
         }
     }
 
     #[test]
     fn passwords_are_never_cut_short() {
-        let hash = CHEAP.hash(&Password::new(&"a".repeat(72)), [1; 16]).unwrap();
-        assert_eq!(CHEAP.verify(&Password::new(&"a".repeat(73)), Some(&hash)), Verified::No);
+        let hash = CHEAP.hash(&Password::new(&"a".repeat(72)), [1; 16], &mut Arena::default()).unwrap();
+        assert_eq!(
+            CHEAP.verify(&Password::new(&"a".repeat(73)), Some(&hash), None, &mut Arena::default()),
+            Verified::No
+        );
+    }
+
+    #[test]
+    fn another_hash_of_the_same_salt_is_told_apart() {
+        let mut arena = Arena::default();
+        let hash = |text: &str| CHEAP.hash(&Password::new(text), [1; 16], &mut Arena::default()).unwrap();
+        let (stored, other) = (hash("correct horse"), hash("hidden orbit"));
+        let mut verify = |text: &str| CHEAP.verify(&Password::new(text), Some(&stored), Some(&other), &mut arena);
+        assert_eq!(verify("correct horse"), Verified::Yes);
+        assert_eq!(verify("hidden orbit"), Verified::Other);
+        assert_eq!(verify("violet kettle"), Verified::No);
     }
 
     #[test]
     fn every_broken_rule_is_named() {
-        let judge = |text: &str, personal: &[&str]| judge(&Password::new(text), personal, &policy());
-        assert_eq!(judge("violet-Kettle-93-orbit", &[]), Vec::<String>::new());
-        assert_eq!(judge("abc", &[]).len(), 2);
-        assert_eq!(judge("password", &[]).len(), 1);
-        assert!(judge("ada.lovelace1", &["ada.lovelace@example.org"]).iter().any(|rule| rule.contains("similar")));
-        assert!(judge(&"x".repeat(129), &[])[0].contains("at most 128"));
-        assert!(judge(&"wT9~ k".repeat(21), &[]).is_empty());
+        let form = |text: &str, personal: &[&str]| judge_form(&Password::new(text), personal, &policy());
+        assert_eq!(form("violet-Kettle-93-orbit", &[]), Vec::<String>::new());
+        assert_eq!(form("abc", &[]).len(), 1);
+        assert!(form("ada.lovelace1", &["ada.lovelace@example.org"])[0].contains("similar"));
+        assert!(form(&"x".repeat(129), &[])[0].contains("at most 128"));
+    }
+
+    #[test]
+    fn guessable_passwords_are_found_at_any_length() {
+        let is_guessable = |text: &str| is_guessable(&Password::new(text), &[], &policy());
+        for text in ["password", "12345678", "qwertyuiop", &"a".repeat(128), &"password".repeat(10)] {
+            assert!(is_guessable(text), "{text}");
+        }
+        for text in ["violet-Kettle-93-orbit", &"wT9~ k".repeat(21), &format!("{}vK93!xq-Tz", "a".repeat(40))] {
+            assert!(!is_guessable(text), "{text}");
+        }
     }
 
     #[test]

@@ -66,8 +66,18 @@ pub trait Ports {
     /// Argon2id of `password` under `salt`, as a PHC string.
     async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded>;
 
-    /// Whether `password` is the one of `hash`; without a hash it takes as long and is `No`.
-    async fn verify_password(&self, password: Password, hash: Option<String>) -> Result<Verified, Overloaded>;
+    /// Whether `password` is the one of `hash`, or else of `other`, which has the same salt. Without
+    /// a hash it takes as long.
+    async fn verify_password(
+        &self,
+        password: Password,
+        hash: Option<String>,
+        other: Option<String>,
+    ) -> Result<Verified, Overloaded>;
+
+    /// Whether a new password is common or easily guessed; where the hashes are made, since it may
+    /// cost as much.
+    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<bool, Overloaded>;
 }
 
 /// The durable database.
@@ -92,8 +102,13 @@ pub trait Users {
     async fn user(&mut self, id: UserId) -> Result<Option<User>, Unavailable>;
     /// Unique: identifiers and `pid`.
     async fn insert_user(&mut self, user: &User) -> Result<Inserted, Unavailable>;
-    /// Notes that somebody else with another password tried to register it.
-    async fn mark_contested(&mut self, id: UserId, at: OffsetDateTime) -> Result<(), Unavailable>;
+    /// Notes that an unverified user was registered again, and whether with another password.
+    async fn renew_registration(
+        &mut self,
+        id: UserId,
+        is_contested: bool,
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
     /// Makes an unverified user verified; `false` when it was verified already.
     async fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Result<bool, Unavailable>;
     /// Changes profile fields and returns the user as it is then.
@@ -103,9 +118,14 @@ pub trait Users {
         changes: &ProfileChanges,
         at: OffsetDateTime,
     ) -> Result<Option<User>, Unavailable>;
-    /// Sets `last_login_at`, and the hash anew when its parameters are out of date.
-    async fn record_login(&mut self, id: UserId, new_hash: Option<&str>, at: OffsetDateTime)
-    -> Result<(), Unavailable>;
+    /// Sets `last_login_at`, and the hash anew when its parameters are out of date; `false` when the
+    /// user was disabled or deleted, or their hash changed, since they were looked up.
+    async fn record_login(
+        &mut self,
+        user: &User,
+        new_hash: Option<&str>,
+        at: OffsetDateTime,
+    ) -> Result<bool, Unavailable>;
 }
 
 /// Table `sessions`.
@@ -160,15 +180,20 @@ pub trait Outbox {
     async fn revive(&mut self, ids: Option<&[Uuid]>, now: OffsetDateTime) -> Result<usize, Unavailable>;
     /// How many entries are still to be sent.
     async fn pending(&mut self, channel: Channel) -> Result<i64, Unavailable>;
-    /// Deletes what its retention no longer covers: settled entries and events made before
-    /// `outbox_before`, audit events before `audit_before`, sessions and ephemeral entries that
-    /// have run out.
-    async fn purge(
-        &mut self,
-        now: OffsetDateTime,
-        outbox_before: OffsetDateTime,
-        audit_before: OffsetDateTime,
-    ) -> Result<usize, Unavailable>;
+    /// Deletes what its retention no longer covers, and sessions and ephemeral entries that have run
+    /// out.
+    async fn purge(&mut self, now: OffsetDateTime, before: &Before) -> Result<usize, Unavailable>;
+}
+
+/// What is older than this is deleted.
+#[derive(Debug, Clone, Copy)]
+pub struct Before {
+    /// Letters that are settled, and events.
+    pub outbox: OffsetDateTime,
+    /// Audit events.
+    pub audit: OffsetDateTime,
+    /// Users that were never verified, counted from their last registration.
+    pub unverified: OffsetDateTime,
 }
 
 /// Table `audit_events`.
@@ -186,8 +211,7 @@ pub struct Entry {
     pub expires_in: Duration,
 }
 
-/// The ephemeral store: Redis, or a table of the database. Every call is atomic and safe to
-/// repeat, but for `increment`, which then counts once too often rather than too seldom.
+/// The ephemeral store: Redis, or a table of the database. Every call is atomic.
 pub trait Ephemeral {
     /// Stores a value, replacing any.
     async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable>;

@@ -14,10 +14,10 @@ use super::{
     audit,
     error::Unavailable,
     events::Event,
-    fields::{FieldErrors, Text, field_error, nullable},
+    fields::{Exact, FieldErrors, field_error, nullable},
     keys::Keys,
     letters::Letter,
-    model::{Caller, EndReason, Session, User},
+    model::{Caller, EndReason, Session, User, UserId},
     outbox,
     ports::{Audit as _, Outbox as _, Ports, Sessions as _},
     problem::Problem,
@@ -31,7 +31,7 @@ pub struct Refresh {
     /// The refresh token.
     #[serde(default, deserialize_with = "nullable")]
     #[garde(skip)]
-    pub refresh: Option<Text>,
+    pub refresh: Option<Exact>,
 }
 
 /// Why there is no new pair.
@@ -100,6 +100,12 @@ pub fn judge(
     }
 }
 
+/// Whose token it is, as far as the token itself tells: for counting requests by user.
+pub fn bearer_of<P: Ports>(ports: &P, token: Option<&str>) -> Option<UserId> {
+    let claims = tokens::open(token?, ports.keys(), &ports.policy().tokens, ports.now()).ok()?;
+    Some(claims.user_id)
+}
+
 /// Gives the next pair.
 ///
 /// # Errors
@@ -118,7 +124,11 @@ pub async fn refresh<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) 
         let Some((mut session, user)) = found else { return Err(RefreshError::NotValid) };
         let now = ports.now();
         match judge(&claims, &session, &user, keys, policy.reuse_grace, now) {
-            Verdict::Dead => return Err(RefreshError::NotValid),
+            Verdict::Dead => {
+                let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
+                ports.store().await?.record(&event.refused("session_over")).await?;
+                return Err(RefreshError::NotValid);
+            }
             Verdict::Repeat => return Ok(tokens::mint(&session, keys, policy)),
             Verdict::Reused => return end_reused(ports, caller, &session, &user).await,
             Verdict::Rotate => {
@@ -171,7 +181,7 @@ mod tests {
     use super::*;
     use crate::services::{
         memory::{World, caller},
-        model::{Role, UserId},
+        model::Role,
         run::run,
         session,
     };
@@ -222,7 +232,7 @@ mod tests {
         assert!(matches!(next(&world, &first.refresh), Err(RefreshError::Reused)));
         assert!(matches!(next(&world, &child.refresh), Err(RefreshError::NotValid)));
         assert_eq!(world.sessions()[0].end_reason, Some(EndReason::TokenReused));
-        assert_eq!(world.audited().last(), Some(&("token_refresh", "token_reused")));
+        assert!(world.audited().ends_with(&[("token_refresh", "token_reused"), ("token_refresh", "session_over")]));
         assert_eq!(world.letters().last().unwrap().letter.kind(), "session_reuse_detected");
         assert_eq!(world.events().last().unwrap(), "SessionEnded");
     }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    audit, codes,
-    codes::Purpose,
+    audit,
+    codes::{self, Purpose, SendTo},
     error::{Overloaded, Unavailable},
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
@@ -21,13 +21,14 @@ use super::{
     letters::Letter,
     model::{AuthProvider, Caller, Confirmation, OutboxEntry, RegistrationId, Role, User, UserId},
     outbox,
-    passwords::{self, Password},
+    passwords::{self, NOBODYS_SALT, Password},
     ports::{Audit as _, Ephemeral as _, Inserted, Outbox as _, Ports, Users as _},
     problem::Problem,
 };
 
-/// How long a challenge can be used, with a new code when the first has run out.
-pub const REGISTRATION_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How long a registration waits for its code. After that its challenge, its account and the hash
+/// that [`waiting_hash`] finds are gone, for a free identifier as for one that has an account.
+pub const REGISTRATION_TTL: std::time::Duration = std::time::Duration::from_secs(86_400);
 
 const CHALLENGE: &str = "registration";
 
@@ -144,82 +145,141 @@ impl Pending {
 /// [`RegisterError`].
 pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -> Result<Registered, RegisterError> {
     let reveal = ports.policy().reveal_existing;
-    let Wanted { identifier, password, role, first_name, last_name } = request.read(ports)?;
-    let mut known = ports.store().await?.user_by_identifier(&identifier).await?;
-    if known.is_some() && reveal {
-        return Err(taken(&identifier));
-    }
-
-    let mut password_hash = hash_beside(ports, known.as_ref(), &password).await?;
-
-    loop {
-        let now = ports.now();
-        let fresh = new_user(ports, &identifier, &password_hash, role, &first_name, &last_name, now);
-        let open_account = known.as_ref().map_or(Some(fresh.id), |user| waits_for_code(user).then_some(user.id));
-        // Nobody's id stands in for a verified account's: its challenge leads nowhere.
-        let user_id = open_account.unwrap_or(fresh.id);
-        let pending = Pending {
-            user_id,
-            kind: identifier.kind().to_owned(),
-            identifier: identifier.as_str().to_owned(),
-            password_hash: password_hash.clone(),
-            role,
-            first_name: first_name.clone(),
-            last_name: last_name.clone(),
-        };
-        let challenge = keep(ports, &pending).await?;
-        let account = known.as_ref().map(|user| user.id);
-        let may_send = codes::claim_send(ports, account.or(Some(fresh.id)), &identifier).await?.is_none();
-        let letter = match (may_send, open_account) {
-            (true, Some(user_id)) => Some(code_letter(ports, user_id, &identifier).await?),
-            (true, None) => Some(notice(ports, &identifier)),
-            (false, _) => None,
-        };
-
-        let event = audit::event(ports, "register", caller).with_identifier(ports, &identifier);
-        let written = ports
-            .transaction(async |store| {
-                let event = match &known {
-                    None => {
-                        if store.insert_user(&fresh).await? == Inserted::Taken {
-                            return Err(Undone::Taken);
-                        }
-                        store.enqueue(&outbox::event(ports, &Event::UserRegistered { user_id: fresh.id })).await?;
-                        event.of_user(fresh.id)
-                    }
-                    Some(user) if waits_for_code(user) => {
-                        if user.password_hash.as_deref() != Some(password_hash.as_str()) {
-                            store.mark_contested(user.id, now).await?;
-                        }
-                        event.of_user(user.id)
-                    }
-                    Some(user) => event.of_user(user.id).refused("taken"),
-                };
-                store.record(&event).await?;
-                if let Some(letter) = &letter {
-                    store.enqueue(letter).await?;
-                }
-                Ok(())
-            })
-            .await;
-        match written {
-            Ok(()) => return Ok(answer(ports, &identifier, challenge)),
-            // Somebody registered it between look-up and insert, or the pid is taken: look again.
-            Err(Undone::Taken) => {
-                known = ports.store().await?.user_by_identifier(&identifier).await?;
-                password_hash = hash_beside(ports, known.as_ref(), &password).await?;
-            }
+    let wanted = request.read(ports).await?;
+    let mut known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
+    // The third insert that meets a taken value meets one that no look-up shows: a deleted user's.
+    for turn in 0..3 {
+        if known.is_some() && reveal {
+            return Err(taken(&wanted.identifier));
+        }
+        let is_hidden = turn == 2;
+        match attempt(ports, caller, &wanted, known.as_ref(), is_hidden).await {
+            Ok(registered) => return Ok(registered),
+            Err(Undone::Taken) => known = ports.store().await?.user_by_identifier(&wanted.identifier).await?,
+            Err(Undone::Overloaded(error)) => return Err(error.into()),
             Err(Undone::Unavailable(error)) => return Err(error.into()),
+        }
+    }
+    Err(Unavailable::database("an account came and went three times").into())
+}
+
+async fn attempt<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    wanted: &Wanted,
+    known: Option<&User>,
+    is_hidden: bool,
+) -> Result<Registered, Undone> {
+    let password_hash = hash_beside(ports, known, &wanted.password).await?;
+    let now = ports.now();
+    let fresh = new_user(ports, wanted, &password_hash, now);
+    let is_free = known.is_none() && !is_hidden;
+    let open_account = known.map_or(is_free.then_some(fresh.id), |user| waits_for_code(user).then_some(user.id));
+    // Mail goes to the stored spelling, whatever was typed.
+    let to = known.and_then(|user| stored_spelling(user, &wanted.identifier));
+    let to = to.unwrap_or_else(|| wanted.identifier.clone());
+
+    // Nobody's id stands in for an account that waits for no code: its challenge leads nowhere.
+    let pending = Pending {
+        user_id: open_account.unwrap_or(fresh.id),
+        kind: to.kind().to_owned(),
+        identifier: to.as_str().to_owned(),
+        password_hash: password_hash.clone(),
+        role: wanted.role,
+        first_name: wanted.first_name.clone(),
+        last_name: wanted.last_name.clone(),
+    };
+    let challenge = keep(ports, &pending).await?;
+    keep_waiting_hash(ports, &to, &password_hash).await?;
+    let who = SendTo::Account(known.map_or(fresh.id, |user| user.id));
+    let may_send = codes::claim_send(ports, &who).await?;
+    // A code is made in any case, so that each case makes the same calls.
+    let code = if may_send { Some(code_letter(ports, pending.user_id, &to).await?) } else { None };
+    let letter = if open_account.is_some() { code } else { code.map(|_| notice(ports, &to)) };
+    let letter = letter.filter(|_| !is_hidden);
+
+    let event = audit::event(ports, "register", caller).with_identifier(ports, &to);
+    let written = ports
+        .transaction(async |store| {
+            let (event, happened) = match known {
+                None if is_hidden => (event.refused("taken"), None),
+                None => {
+                    if store.insert_user(&fresh).await? == Inserted::Taken {
+                        return Err(Undone::Taken);
+                    }
+                    (event.of_user(fresh.id), Some(Event::UserRegistered { user_id: fresh.id }))
+                }
+                Some(user) => {
+                    let repeated = Event::RegistrationRepeated { user_id: user.id };
+                    let is_other = user.password_hash.as_deref() != Some(password_hash.as_str());
+                    // Changes nothing where the user is verified.
+                    store.renew_registration(user.id, is_other, now).await?;
+                    let event = event.of_user(user.id);
+                    (if waits_for_code(user) { event } else { event.refused("taken") }, Some(repeated))
+                }
+            };
+            store.record(&event).await?;
+            if let Some(happened) = happened {
+                store.enqueue(&outbox::event(ports, &happened)).await?;
+            }
+            if let Some(letter) = &letter {
+                store.enqueue(letter).await?;
+            }
+            Ok(())
+        })
+        .await;
+    match written {
+        Ok(()) => Ok(answer(ports, &wanted.identifier, challenge)),
+        Err(undone) => {
+            // Nothing will be sent, so the next request need not wait; should this fail too, it must.
+            if may_send {
+                let _ = codes::release_send(ports, &who).await;
+            }
+            Err(undone)
         }
     }
 }
 
-// Under a waiting account's salt, the same password gives the same hash: a person who registers
-// twice does not contest their own account.
+// Under the account's own salt, the same password gives the same hash: a person who registers twice
+// does not contest their own account, and one digest at login tells both apart.
 async fn hash_beside<P: Ports>(ports: &P, known: Option<&User>, password: &Password) -> Result<String, Overloaded> {
-    let waiting = known.filter(|user| !user.is_verified).and_then(|user| user.password_hash.as_deref());
-    let salt = waiting.and_then(passwords::salt_of).unwrap_or_else(|| ports.random());
+    let salt = match known {
+        None => ports.random(),
+        Some(user) => user.password_hash.as_deref().and_then(passwords::salt_of).unwrap_or(NOBODYS_SALT),
+    };
     ports.hash_password(password.clone(), salt).await
+}
+
+// The first registration counts, as it does for a free identifier's row.
+async fn keep_waiting_hash<P: Ports>(ports: &P, identifier: &Identifier, hash: &str) -> Result<(), Unavailable> {
+    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
+    let sealed = keys.seal_payload(keys.stand_in(&key).0, hash.as_bytes(), ports.random());
+    ports.ephemeral().put_if_absent(&key, &sealed, REGISTRATION_TTL).await.map(drop)
+}
+
+/// The hash that the first recent registration of this identifier brought along. Whoever signs in
+/// with that password is told to verify, whether the identifier was free or had an account: the
+/// answer must not tell which.
+///
+/// # Errors
+/// The store is away.
+pub async fn waiting_hash<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<String>, Unavailable> {
+    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
+    let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
+    let opened = keys.open_payload(keys.stand_in(&key).0, &entry.value).ok();
+    Ok(opened.and_then(|hash| String::from_utf8(hash).ok()))
+}
+
+fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
+    format!("waiting:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
+}
+
+/// The user's own spelling of what was asked for.
+pub fn stored_spelling(user: &User, asked: &Identifier) -> Option<Identifier> {
+    match asked {
+        Identifier::Email(_) => user.email.clone().map(Identifier::Email),
+        Identifier::Phone(_) => user.phone.clone().map(Identifier::Phone),
+    }
 }
 
 /// The registration that a challenge stands for, if it is still kept.
@@ -263,7 +323,7 @@ struct Wanted {
 }
 
 impl Register {
-    fn read<P: Ports>(self, ports: &P) -> Result<Wanted, RegisterError> {
+    async fn read<P: Ports>(self, ports: &P) -> Result<Wanted, RegisterError> {
         let mut errors = FieldErrors::new();
         let mut refuse = |field: &str, sentence: String| errors.entry(field.to_owned()).or_default().push(sentence);
         let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
@@ -296,11 +356,16 @@ impl Register {
         let password = self.password.unwrap_or_else(|| Password::new(""));
         let mut personal = vec![first_name.as_str(), last_name.as_str()];
         personal.extend(identifier.as_ref().map(Identifier::as_str));
-        for sentence in passwords::judge(&password, &personal, &ports.policy().passwords) {
+        for sentence in passwords::judge_form(&password, &personal, &ports.policy().passwords) {
             refuse("password", sentence);
         }
         if self.password2.is_some_and(|again| again.expose() != password.expose()) {
             refuse("password2", "The two passwords do not match.".to_owned());
+        }
+        // Costs a hash's time, so a request that is refused anyway does not come so far.
+        let personal: Vec<String> = personal.into_iter().map(str::to_owned).collect();
+        if errors.is_empty() && ports.is_guessable(password.clone(), personal).await? {
+            errors = field_error("password", passwords::GUESSABLE);
         }
         match identifier {
             Some(identifier) if errors.is_empty() => Ok(Wanted { identifier, password, role, first_name, last_name }),
@@ -311,6 +376,7 @@ impl Register {
 
 enum Undone {
     Taken,
+    Overloaded(Overloaded),
     Unavailable(Unavailable),
 }
 
@@ -320,16 +386,14 @@ impl From<Unavailable> for Undone {
     }
 }
 
-fn new_user<P: Ports>(
-    ports: &P,
-    identifier: &Identifier,
-    password_hash: &str,
-    role: Role,
-    first_name: &str,
-    last_name: &str,
-    now: OffsetDateTime,
-) -> User {
-    let (email, phone, auth_provider) = match identifier {
+impl From<Overloaded> for Undone {
+    fn from(error: Overloaded) -> Self {
+        Self::Overloaded(error)
+    }
+}
+
+fn new_user<P: Ports>(ports: &P, wanted: &Wanted, password_hash: &str, now: OffsetDateTime) -> User {
+    let (email, phone, auth_provider) = match &wanted.identifier {
         Identifier::Email(address) => (Some(address.clone()), None, AuthProvider::Email),
         Identifier::Phone(number) => (None, Some(number.clone()), AuthProvider::Phone),
     };
@@ -338,13 +402,13 @@ fn new_user<P: Ports>(
         email,
         phone,
         password_hash: Some(password_hash.to_owned()),
-        role,
+        role: wanted.role,
         auth_provider,
         is_verified: false,
         is_active: true,
         is_contested: false,
-        first_name: first_name.to_owned(),
-        last_name: last_name.to_owned(),
+        first_name: wanted.first_name.clone(),
+        last_name: wanted.last_name.clone(),
         bio: String::new(),
         avatar: String::new(),
         country: String::new(),
@@ -514,5 +578,48 @@ mod tests {
         assert!(matches!(prove(&world, with.clone()), Err(VerifyOtpError::Unavailable(_))));
         world.fail_commits(false);
         assert!(prove(&world, with).is_ok());
+    }
+
+    #[test]
+    fn signing_in_tells_nobody_whether_the_address_was_free() {
+        let taken = World::new();
+        let mine = sign_up(&taken, MINE);
+        prove(&taken, json!({ "challenge": mine.challenge, "otp": taken.code() })).unwrap();
+        taken.pass(REGISTRATION_TTL);
+        let free = World::new();
+        for world in [&taken, &free] {
+            sign_up(world, THEIRS);
+            sign_up(world, "silver-Meadow-58");
+            let login_with = |password: &str| {
+                let wanted = json!({ "email_or_phone": "ada@example.org", "password": password });
+                run(login(world, &caller(), request::<Login>(wanted))).err().map(|error| Problem::from(error).code)
+            };
+            assert_eq!(login_with(THEIRS), Some("account_not_verified"));
+            assert_eq!(login_with("silver-Meadow-58"), Some("invalid_credentials"));
+            assert_eq!(login_with("another-Kettle-1"), Some("invalid_credentials"));
+        }
+        assert!(enters(&taken, MINE));
+    }
+
+    #[test]
+    fn mail_goes_to_the_stored_spelling_only() {
+        let world = World::new();
+        sign_up(&world, MINE);
+        world.pass(std::time::Duration::from_secs(61));
+        let wanted = json!({ "email": "ADA@example.org", "password": THEIRS });
+        run(register(&world, &caller(), request(wanted))).unwrap();
+        let to = world.letters().into_iter().map(|message| message.to);
+        assert!(to.into_iter().all(|to| to == super::super::letters::Recipient::Email("ada@example.org".into())));
+        assert_eq!(world.letters().len(), 2);
+    }
+
+    #[test]
+    fn a_deleted_users_address_answers_alike_and_writes_no_letter() {
+        let world = World::new();
+        sign_up(&world, MINE);
+        world.hide_user();
+        let letters = world.letters().len();
+        sign_up(&world, THEIRS);
+        assert_eq!((world.letters().len(), world.audited().last().copied()), (letters, Some(("register", "taken"))));
     }
 }

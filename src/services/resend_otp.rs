@@ -4,13 +4,14 @@ use garde::Validate;
 use serde::Deserialize;
 
 use super::{
-    audit, codes,
+    audit,
+    codes::{self, SendTo},
     error::Unavailable,
     fields::{Text, nullable},
     model::Caller,
     ports::{Audit as _, Outbox as _, Ports, Users as _},
     problem::Problem,
-    register::{code_letter, waits_for_code},
+    register::{code_letter, stored_spelling, waits_for_code},
     verify_otp::{Target, VerifyOtpError, target},
 };
 
@@ -56,30 +57,36 @@ impl From<ResendOtpError> for Problem {
 /// # Errors
 /// [`ResendOtpError`].
 pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp) -> Result<(), ResendOtpError> {
-    let identifier =
-        match target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await? {
-            Target::Identifier(identifier) => identifier,
-            Target::Challenge(Some(pending)) => pending.identifier(),
-            // Forged or out of date: nobody to send to, and nothing to tell.
-            Target::Challenge(None) => return Ok(()),
-        };
-    let user = ports.store().await?.user_by_identifier(&identifier).await?;
+    let asked = match target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await? {
+        Target::Identifier(identifier) => identifier,
+        Target::Challenge(_, Some(pending)) => pending.identifier(),
+        // Forged or out of date: nobody to send to, and nothing to tell.
+        Target::Challenge(_, None) => return Ok(()),
+    };
+    let user = ports.store().await?.user_by_identifier(&asked).await?;
+    let to = user.as_ref().and_then(|user| stored_spelling(user, &asked)).unwrap_or(asked);
+    let who = user.as_ref().map_or(SendTo::Identifier(&to), |user| SendTo::Account(user.id));
     // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
     // was a last one.
-    let may_send = codes::claim_send(ports, user.as_ref().map(|user| user.id), &identifier).await?.is_none();
-    let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &identifier);
+    let may_send = codes::claim_send(ports, &who).await?;
+    let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &to);
     let (event, letter) = match user.as_ref().filter(|user| waits_for_code(user)) {
-        Some(user) if may_send => (event.of_user(user.id), Some(code_letter(ports, user.id, &identifier).await?)),
+        Some(user) if may_send => (event.of_user(user.id), Some(code_letter(ports, user.id, &to).await?)),
         Some(user) => (event.of_user(user.id).refused("too_soon"), None),
         None => (event.refused("nobody_waits"), None),
     };
-    ports
+    let written = ports
         .transaction(async |store| {
             store.record(&event).await?;
             if let Some(letter) = &letter {
                 store.enqueue(letter).await?;
             }
-            Ok(())
+            Ok::<_, ResendOtpError>(())
         })
-        .await
+        .await;
+    if written.is_err() && may_send {
+        // Nothing will be sent, so the next request need not wait; should this fail too, it must.
+        let _ = codes::release_send(ports, &who).await;
+    }
+    written
 }

@@ -43,10 +43,21 @@ pub fn begin<P: Ports>(ports: &P, user: &User, caller: &Caller) -> Session {
     }
 }
 
+/// Why no session was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The user was disabled or deleted, or their password changed, since they were looked up.
+    #[error("the user has changed")]
+    Changed,
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// Writes everything that a sign-in writes, in the caller's unit of work.
 ///
 /// # Errors
-/// The database is away.
+/// [`OpenError`].
 pub async fn open<P: Ports>(
     ports: &P,
     store: &mut P::Store,
@@ -54,9 +65,11 @@ pub async fn open<P: Ports>(
     new_hash: Option<&str>,
     action: &'static str,
     caller: &Caller,
-) -> Result<SignedIn, Unavailable> {
+) -> Result<SignedIn, OpenError> {
     let session = begin(ports, &user, caller);
-    store.record_login(user.id, new_hash, session.created_at).await?;
+    if !store.record_login(&user, new_hash, session.created_at).await? {
+        return Err(OpenError::Changed);
+    }
     store.insert_session(&session).await?;
     store.record(&audit::event(ports, action, caller).of_user(user.id).in_session(session.id)).await?;
     let started = Event::SessionStarted { user_id: user.id, session_id: session.id };

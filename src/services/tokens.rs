@@ -7,7 +7,6 @@
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{
     keys::{Keys, same},
@@ -132,11 +131,6 @@ pub fn open(token: &str, keys: &Keys, policy: &TokenPolicy, now: OffsetDateTime)
 pub fn is_of_generation(claims: &Claims, session: &Session, generation: i64, keys: &Keys) -> bool {
     let id = keys.token_id(session.id, generation, claims.token_type.word());
     same(claims.jti.as_bytes(), id.as_bytes())
-}
-
-/// A session's id from text, for routes that name one.
-pub fn session_id(text: &str) -> Option<SessionId> {
-    Uuid::parse_str(text).ok().map(SessionId)
 }
 
 #[cfg(test)]

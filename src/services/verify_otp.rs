@@ -13,10 +13,10 @@ use super::{
     letters::Letter,
     model::{Caller, Confirmation, Role, User},
     outbox,
-    ports::{Audit as _, Ephemeral as _, Outbox as _, Ports, Users as _},
+    ports::{Audit as _, Outbox as _, Ports, Users as _},
     problem::Problem,
     register::{self, Pending},
-    session::{self, SignedIn},
+    session::{self, OpenError, SignedIn},
 };
 
 /// Names an account: by challenge or by identifier.
@@ -73,7 +73,7 @@ impl From<VerifyOtpError> for Problem {
 /// Whom a request is about.
 pub enum Target {
     /// The bearer of a challenge, with what they registered.
-    Challenge(Option<Pending>),
+    Challenge(String, Option<Pending>),
     /// An identifier.
     Identifier(Identifier),
 }
@@ -93,7 +93,10 @@ pub async fn target<P: Ports>(
     let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
     let invalid = |field: &str, sentence: String| VerifyOtpError::Invalid(field_error(field, sentence));
     match (given(challenge), given(email), given(phone), given(email_or_phone)) {
-        (Some(challenge), None, None, None) => Ok(Target::Challenge(register::pending(ports, &challenge).await?)),
+        (Some(challenge), None, None, None) => {
+            let pending = register::pending(ports, &challenge).await?;
+            Ok(Target::Challenge(challenge, pending))
+        }
         (None, Some(email), None, None) => {
             Identifier::email(&email).map(Target::Identifier).map_err(|error| invalid("email", error.to_string()))
         }
@@ -117,27 +120,27 @@ pub async fn target<P: Ports>(
 pub async fn verify_otp<P: Ports>(ports: &P, caller: &Caller, request: VerifyOtp) -> Result<SignedIn, VerifyOtpError> {
     let guess = request.otp.map(|otp| otp.0).unwrap_or_default();
     let target = target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await?;
-    let (user, pending) = match target {
-        Target::Challenge(pending) => {
-            let user = match &pending {
-                Some(pending) => ports.store().await?.user(pending.user_id).await?,
-                None => None,
-            };
-            (user, pending)
+    let (user, pending, stand_in) = match target {
+        Target::Challenge(challenge, pending) => {
+            let id = pending.as_ref().map_or_else(|| ports.keys().stand_in(&challenge), |pending| pending.user_id);
+            (ports.store().await?.user(id).await?, pending, id)
         }
-        Target::Identifier(identifier) => (ports.store().await?.user_by_identifier(&identifier).await?, None),
+        Target::Identifier(identifier) => {
+            let stand_in = ports.keys().stand_in(&identifier.comparable());
+            (ports.store().await?.user_by_identifier(&identifier).await?, None, stand_in)
+        }
     };
-    let Some(user) = user.filter(|user| !user.is_verified) else {
-        return refuse(ports, caller, None).await;
-    };
-    let Some(spent) = codes::check(ports, user.id, Purpose::Registration, &guess).await? else {
-        return refuse(ports, caller, Some(&user)).await;
+    // For an account that waits for no code, the same calls are made with an id that has none.
+    let user = user.filter(|user| !user.is_verified);
+    let spent = codes::check(ports, user.as_ref().map_or(stand_in, |user| user.id), Purpose::Registration, &guess);
+    let (Some(user), Some(spent)) = (&user, spent.await?) else {
+        return refuse(ports, caller, user.as_ref(), "invalid_otp", VerifyOtpError::WrongCode).await;
     };
     if !user.is_active {
-        return Err(VerifyOtpError::Disabled);
+        return refuse(ports, caller, Some(user), "disabled", VerifyOtpError::Disabled).await;
     }
 
-    let done = confirm(ports, caller, &user, pending.as_ref()).await;
+    let done = confirm(ports, caller, user, pending.as_ref()).await;
     if matches!(done, Err(VerifyOtpError::Unavailable(_))) {
         // Nothing was verified, so the code is not spent; should this fail too, a new one can be had.
         let _ = codes::give_back(ports, &spent).await;
@@ -182,27 +185,32 @@ async fn confirm<P: Ports>(
             }
             let user = User {
                 is_verified: true,
+                password_hash: with.password_hash.clone(),
                 role: with.role,
                 first_name: with.first_name.clone(),
                 last_name: with.last_name.clone(),
                 ..user.clone()
             };
-            Ok(session::open(ports, store, user, None, "verify_otp", caller).await?)
+            match session::open(ports, store, user, None, "verify_otp", caller).await {
+                Ok(signed_in) => Ok(signed_in),
+                Err(OpenError::Changed) => Err(VerifyOtpError::WrongCode),
+                Err(OpenError::Unavailable(error)) => Err(error.into()),
+            }
         })
         .await
 }
 
-async fn refuse<P: Ports>(ports: &P, caller: &Caller, user: Option<&User>) -> Result<SignedIn, VerifyOtpError> {
-    if user.is_none() {
-        // As many store calls as a wrong guess at a real code makes.
-        let nobody = ports.new_id();
-        let store = ports.ephemeral();
-        store.get(&format!("otp:{nobody}")).await?;
-    }
-    let event = audit::event(ports, "verify_otp", caller).refused("invalid_otp");
+async fn refuse<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    user: Option<&User>,
+    reason: &'static str,
+    error: VerifyOtpError,
+) -> Result<SignedIn, VerifyOtpError> {
+    let event = audit::event(ports, "verify_otp", caller).refused(reason);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
     ports.store().await?.record(&event).await?;
-    Err(VerifyOtpError::WrongCode)
+    Err(error)
 }
 
 /// Where letters to a user go: the address, else the number.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     error::Unavailable,
-    fields::{Text, present, required},
+    fields::{Exact, present, required_exact},
     ports::{Ports, Sessions as _},
     problem::Problem,
     refresh::{self, Verdict},
@@ -16,8 +16,8 @@ use super::{
 #[derive(Debug, Deserialize, Validate)]
 pub struct VerifyToken {
     #[serde(default, deserialize_with = "present")]
-    #[garde(custom(required))]
-    token: Option<Text>,
+    #[garde(custom(required_exact))]
+    token: Option<Exact>,
 }
 
 /// Why a token is not good.

@@ -85,9 +85,7 @@ pub fn migrate(settings: &Settings, progress: Listener<'_>) -> Result<usize, Fai
     match settings.database() {
         DatabaseUrl::Sqlite(path) => migrate_sqlite(&path, progress),
         DatabaseUrl::Postgres(url) => {
-            let mut conn = postgres(url.expose())?;
-            diesel::sql_query(format!("SELECT pg_advisory_lock({ADVISORY_LOCK})")).execute(&mut conn)?;
-            // The lock goes with the connection.
+            let mut conn = locked_postgres(url.expose())?;
             apply(&mut conn, &POSTGRES, progress)
         }
     }
@@ -107,7 +105,7 @@ pub fn prepare(settings: &Settings, keys: &Keys) -> Result<(), Failure> {
             check_secret!(&mut conn, keys)
         }
         DatabaseUrl::Postgres(url) => {
-            let mut conn = postgres(url.expose())?;
+            let mut conn = locked_postgres(url.expose())?;
             if let Some(first) = pending(&mut conn, &POSTGRES)?.first() {
                 return Err(SchemaError::Pending(first.name().to_string()).into());
             }
@@ -116,8 +114,12 @@ pub fn prepare(settings: &Settings, keys: &Keys) -> Result<(), Failure> {
     }
 }
 
-fn postgres(url: &str) -> Result<PgConnection, Failure> {
-    Ok(PgConnection::establish(url).map_err(|error| format!("cannot reach the PostgreSQL database: {error}"))?)
+// Even a look at what is applied may make the table of migrations; the lock goes with the connection.
+fn locked_postgres(url: &str) -> Result<PgConnection, Failure> {
+    let reached = PgConnection::establish(url);
+    let mut conn = reached.map_err(|error| format!("cannot reach the PostgreSQL database: {error}"))?;
+    diesel::sql_query(format!("SELECT pg_advisory_lock({ADVISORY_LOCK})")).execute(&mut conn)?;
+    Ok(conn)
 }
 
 fn migrate_sqlite(path: &Path, progress: Listener<'_>) -> Result<usize, Failure> {

@@ -24,11 +24,12 @@ pub const CLAIM_SQLITE: &str = "
                  ORDER BY available_at LIMIT $4)
     RETURNING id, channel, kind, payload, state, attempts, created_at, available_at, expires_at, last_error";
 
-/// The same for PostgreSQL: claimers pass over rows that another is claiming.
+/// The same for PostgreSQL: claimers pass over rows that another is claiming. The array is made
+/// once, where `IN` could be planned as a join that asks, and claims, again.
 pub const CLAIM_POSTGRES: &str = "
     UPDATE outbox SET lease_owner = $1, available_at = $2, attempts = attempts + 1
-    WHERE id IN (SELECT id FROM outbox WHERE state = 'pending' AND available_at <= $3
-                 ORDER BY available_at LIMIT $4 FOR UPDATE SKIP LOCKED)
+    WHERE id = ANY (ARRAY(SELECT id FROM outbox WHERE state = 'pending' AND available_at <= $3
+                          ORDER BY available_at LIMIT $4 FOR UPDATE SKIP LOCKED))
     RETURNING id, channel, kind, payload, state, attempts, created_at, available_at, expires_at, last_error";
 
 /// Row of [`INCREMENT`].

@@ -25,6 +25,7 @@ pub struct Pooled<C> {
     conn: C,
     is_spoilt: bool,
     in_unit: bool,
+    has_failed: bool,
     used_at: Instant,
 }
 
@@ -34,6 +35,7 @@ impl<C> Pooled<C> {
     pub fn note<T>(&mut self, answer: QueryResult<T>) -> Result<T, Unavailable> {
         answer.map_err(|error| {
             self.is_spoilt |= !sql::spares_connection(&error);
+            self.has_failed = true;
             Unavailable::database(error)
         })
     }
@@ -71,7 +73,7 @@ impl<C: R2D2Connection + Send + 'static> ManageConnection for Manager<C> {
         let mut conn = C::establish(&self.url).map_err(diesel::r2d2::Error::ConnectionError)?;
         let setup = conn.batch_execute(&self.setup).map_err(ConnectionError::CouldntSetupConfiguration);
         setup.map_err(diesel::r2d2::Error::ConnectionError)?;
-        Ok(Pooled { conn, is_spoilt: false, in_unit: false, used_at: Instant::now() })
+        Ok(Pooled { conn, is_spoilt: false, in_unit: false, has_failed: false, used_at: Instant::now() })
     }
 
     fn is_valid(&self, conn: &mut Pooled<C>) -> Result<(), Self::Error> {
@@ -160,12 +162,12 @@ impl Connection {
         match self {
             // A unit that will write says so at once, and never has to be told to start over.
             Self::Sqlite(conn) => {
-                conn.in_unit = true;
+                (conn.in_unit, conn.has_failed) = (true, false);
                 let begun = AnsiTransactionManager::begin_transaction_sql(&mut conn.conn, "BEGIN IMMEDIATE");
                 conn.note(begun)
             }
             Self::Postgres(conn) => {
-                conn.in_unit = true;
+                (conn.in_unit, conn.has_failed) = (true, false);
                 let begun = AnsiTransactionManager::begin_transaction(&mut conn.conn);
                 conn.note(begun)
             }
@@ -175,7 +177,7 @@ impl Connection {
     /// Ends a unit of work: keeps it, or undoes it.
     ///
     /// # Errors
-    /// The database is away, or refuses to commit: then nothing is kept.
+    /// The database is away, refuses to commit, or a statement of the unit failed: then nothing is kept.
     pub fn end(&mut self, keep: bool) -> Result<(), Unavailable> {
         match self {
             Self::Sqlite(conn) => conn.end(keep),
@@ -189,12 +191,15 @@ where
     C: diesel::Connection<TransactionManager = AnsiTransactionManager>,
 {
     fn end(&mut self, keep: bool) -> Result<(), Unavailable> {
-        let ended = if keep {
+        // PostgreSQL answers the commit of a unit in which a statement failed with a silent rollback.
+        let keeps = keep && !self.has_failed;
+        let ended = if keeps {
             AnsiTransactionManager::commit_transaction(&mut self.conn)
         } else {
             AnsiTransactionManager::rollback_transaction(&mut self.conn)
         };
         self.in_unit = ended.is_err();
-        self.note(ended)
+        self.note(ended)?;
+        if keep && !keeps { Err(Unavailable::database("a statement of the unit of work failed")) } else { Ok(()) }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     future::{Ready, ready},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use diesel::{OptionalExtension as _, prelude::*};
@@ -33,23 +33,33 @@ pub struct Manager {
     timeout: Duration,
 }
 
+/// A connection and when it was last used.
+pub struct Pooled {
+    conn: redis::Connection,
+    used_at: Instant,
+}
+
+// A connection that was used a moment ago need not be asked whether it is alive.
+const FRESH: Duration = Duration::from_secs(1);
+
 impl ManageConnection for Manager {
-    type Connection = redis::Connection;
+    type Connection = Pooled;
     type Error = RedisError;
 
-    fn connect(&self) -> RedisResult<redis::Connection> {
+    fn connect(&self) -> RedisResult<Pooled> {
         let conn = self.client.get_connection_with_timeout(self.timeout)?;
         conn.set_read_timeout(Some(self.timeout))?;
         conn.set_write_timeout(Some(self.timeout))?;
-        Ok(conn)
+        Ok(Pooled { conn, used_at: Instant::now() })
     }
 
-    fn is_valid(&self, conn: &mut redis::Connection) -> RedisResult<()> {
-        redis::cmd("PING").query(conn)
+    fn is_valid(&self, pooled: &mut Pooled) -> RedisResult<()> {
+        if pooled.used_at.elapsed() < FRESH { Ok(()) } else { redis::cmd("PING").query(&mut pooled.conn) }
     }
 
-    fn has_broken(&self, conn: &mut redis::Connection) -> bool {
-        !redis::ConnectionLike::is_open(conn)
+    fn has_broken(&self, pooled: &mut Pooled) -> bool {
+        pooled.used_at = Instant::now();
+        !redis::ConnectionLike::is_open(&pooled.conn)
     }
 }
 
@@ -80,7 +90,6 @@ impl EphemeralStore {
                 let pool = Pool::builder()
                     .max_size(u32::from(settings.store.pool))
                     .min_idle(Some(0))
-                    .test_on_check_out(false)
                     .connection_timeout(timeout)
                     .error_handler(Box::new(r2d2::NopErrorHandler))
                     .build_unchecked(manager);
@@ -112,7 +121,7 @@ macro_rules! at {
     };
 }
 
-/// Runs a command; once more on another connection when the first turned out to be dead.
+/// Runs a command. One that failed is not sent again: it may have been carried out.
 fn on_redis<T>(
     pool: &Pool<Manager>,
     breaker: &Breaker,
@@ -121,11 +130,7 @@ fn on_redis<T>(
     if breaker.is_open() {
         return Err(Unavailable::store("not asked again yet"));
     }
-    let attempt = || -> Result<RedisResult<T>, r2d2::Error> { Ok(command(&mut *pool.get()?)) };
-    let answer = match attempt() {
-        Ok(Err(error)) if error.is_io_error() && !error.is_timeout() => attempt(),
-        other => other,
-    };
+    let answer = pool.get().map(|mut pooled| command(&mut pooled.conn));
     let is_away = match &answer {
         Ok(Err(error)) => error.is_io_error(),
         other => other.is_err(),

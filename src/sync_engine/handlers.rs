@@ -10,7 +10,7 @@ use crate::{
         problem::Problem,
         profile::update_profile,
         ready::ready,
-        refresh::{Refresh, refresh},
+        refresh::{Refresh, bearer_of, refresh},
         register::register,
         resend_otp::resend_otp,
         run::run,
@@ -27,7 +27,10 @@ type Outcome = Result<Success, Problem>;
 pub fn handle(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
     let class = operation.class();
     if !operation.needs_bearer() {
-        run(admit(ports, class, &call.caller, None))?;
+        // A refresh is counted for the user whose token it shows.
+        if operation != Operation::RefreshToken {
+            run(admit(ports, class, &call.caller, None))?;
+        }
         return open(ports, edge, call, operation);
     }
     let bearer = run(authenticate(ports, call.bearer()))?;
@@ -51,11 +54,12 @@ fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
         Operation::RefreshToken => {
-            let body = call.read::<Refresh>()?.refresh.map(|text| text.0).filter(|text| !text.is_empty());
+            let body = call.read::<Refresh>()?.refresh.map(|token| token.0).filter(|token| !token.is_empty());
             let token = match &body {
                 Some(token) => Some(token.as_str()),
                 None => call.refresh_cookie(edge)?,
             };
+            run(admit(ports, operation.class(), &call.caller, bearer_of(ports, token)))?;
             Ok(Success::refreshed(edge, &run(refresh(ports, &call.caller, token))?))
         }
         Operation::VerifyToken => {
@@ -64,7 +68,7 @@ fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -
         }
         Operation::Live => Ok(Success::live()),
         Operation::Ready => Success::ready(&run(ready(ports))),
-        Operation::Logout | Operation::Me | Operation::UpdateMe => Err(Problem::token_not_valid()),
+        Operation::Logout | Operation::Me | Operation::UpdateMe => Err(Problem::server_error()),
     }
 }
 
@@ -79,6 +83,6 @@ fn guarded(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation
             let user = run(update_profile(ports, &call.caller, bearer, call.read()?))?;
             Ok(Success::profile("Your profile was updated.", &user))
         }
-        _ => open(ports, edge, call, operation),
+        _ => Err(Problem::server_error()),
     }
 }

@@ -8,7 +8,8 @@ use std::{
 use crate::{
     services::{
         error::Overloaded,
-        passwords::{HashParams, Password, Verified},
+        passwords::{self, Arena, HashParams, Password, Verified},
+        policy::PasswordPolicy,
     },
     settings::Settings,
 };
@@ -30,14 +31,16 @@ struct Gate {
 }
 
 struct State {
-    free: usize,
+    // One for each slot that is not taken.
+    free: Vec<Arena>,
     waiting: usize,
 }
 
 impl Hasher {
     /// With `passwords.slots` at a time and `passwords.queue` waiting.
     pub fn new(settings: &Settings, params: HashParams, slots: usize) -> Self {
-        let state = Mutex::new(State { free: slots, waiting: 0 });
+        let free = std::iter::repeat_with(Arena::default).take(slots).collect();
+        let state = Mutex::new(State { free, waiting: 0 });
         Self { params, gate: Arc::new(Gate { state, freed: Condvar::new(), queue: settings.passwords.queue }) }
     }
 
@@ -46,31 +49,53 @@ impl Hasher {
     /// # Errors
     /// [`Overloaded`].
     pub fn hash(&self, password: &Password, salt: [u8; 16]) -> Result<String, Overloaded> {
-        let _slot = self.gate.enter()?;
-        self.params.hash(password, salt).ok_or(Overloaded)
+        let mut slot = self.gate.enter()?;
+        self.params.hash(password, salt, &mut slot.arena).ok_or(Overloaded)
     }
 
-    /// Verifies a hash.
+    /// Verifies a hash, or else another one of the same salt.
     ///
     /// # Errors
     /// [`Overloaded`].
-    pub fn verify(&self, password: &Password, hash: Option<&str>) -> Result<Verified, Overloaded> {
+    pub fn verify(&self, password: &Password, hash: Option<&str>, other: Option<&str>) -> Result<Verified, Overloaded> {
+        let mut slot = self.gate.enter()?;
+        Ok(self.params.verify(password, hash, other, &mut slot.arena))
+    }
+
+    /// Judges a new password.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub fn is_guessable(
+        &self,
+        password: &Password,
+        personal: &[String],
+        policy: &PasswordPolicy,
+    ) -> Result<bool, Overloaded> {
         let _slot = self.gate.enter()?;
-        Ok(self.params.verify(password, hash))
+        let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
+        Ok(passwords::is_guessable(password, &personal, policy))
     }
 }
 
-struct Slot<'a>(&'a Gate);
+struct Slot<'a> {
+    gate: &'a Gate,
+    arena: Arena,
+}
 
 impl Gate {
     fn enter(&self) -> Result<Slot<'_>, Overloaded> {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.free == 0 && state.waiting >= self.queue {
+        if state.free.is_empty() && state.waiting >= self.queue {
             return Err(Overloaded);
         }
         state.waiting += 1;
-        while state.free == 0 {
+        loop {
+            if let Some(arena) = state.free.pop() {
+                state.waiting -= 1;
+                return Ok(Slot { gate: self, arena });
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 state.waiting -= 1;
@@ -78,16 +103,14 @@ impl Gate {
             }
             state = self.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.waiting -= 1;
-        state.free -= 1;
-        Ok(Slot(self))
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).free += 1;
-        self.0.freed.notify_one();
+        let arena = std::mem::take(&mut self.arena);
+        self.gate.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(arena);
+        self.gate.freed.notify_one();
     }
 }
 
@@ -96,7 +119,8 @@ mod tests {
     use super::*;
 
     fn gate(slots: usize, queue: usize) -> Gate {
-        Gate { state: Mutex::new(State { free: slots, waiting: 0 }), freed: Condvar::new(), queue }
+        let free = std::iter::repeat_with(Arena::default).take(slots).collect();
+        Gate { state: Mutex::new(State { free, waiting: 0 }), freed: Condvar::new(), queue }
     }
 
     #[test]

@@ -99,7 +99,16 @@ impl Ports for BlockingPorts {
         ready(self.hasher.hash(&password, salt))
     }
 
-    fn verify_password(&self, password: Password, hash: Option<String>) -> Ready<Result<Verified, Overloaded>> {
-        ready(self.hasher.verify(&password, hash.as_deref()))
+    fn verify_password(
+        &self,
+        password: Password,
+        hash: Option<String>,
+        other: Option<String>,
+    ) -> Ready<Result<Verified, Overloaded>> {
+        ready(self.hasher.verify(&password, hash.as_deref(), other.as_deref()))
+    }
+
+    fn is_guessable(&self, password: Password, personal: Vec<String>) -> Ready<Result<bool, Overloaded>> {
+        ready(self.hasher.is_guessable(&password, &personal, &self.policy.passwords))
     }
 }

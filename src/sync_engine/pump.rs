@@ -3,6 +3,7 @@
 use std::{
     future::{Ready, ready},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -34,6 +35,7 @@ pub struct Wake {
 struct State {
     letters: u64,
     is_stopping: bool,
+    running: usize,
 }
 
 impl Wake {
@@ -49,6 +51,13 @@ impl Wake {
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
+    }
+
+    // Whether every pump has ended within `grace`.
+    fn all_ended(&self, grace: Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, grace, |state| state.running > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.running == 0
     }
 
     fn is_stopping(&self) -> bool {
@@ -85,7 +94,6 @@ impl Sender for Post {
 /// Running pump threads.
 pub struct Pump {
     wake: Arc<Wake>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 // More than one, so that a slow recipient does not hold up the next.
@@ -103,20 +111,21 @@ impl Pump {
         let post = Arc::new(Post { mailer, sms, from: settings.mail.from.clone() });
         let spawn = |n: usize| -> io::Result<JoinHandle<()>> {
             let (ports, post) = (ports.clone(), Arc::clone(&post));
+            ports.wake.change(|state| state.running += 1);
             thread::Builder::new()
                 .name(format!("v1-pump-{n}"))
                 .stack_size(1 << 20)
                 .spawn(move || work(&ports, &post, n == 0))
         };
-        let threads = (0..THREADS).map(spawn).collect::<io::Result<_>>();
-        let threads = threads.map_err(|error| SetupError(format!("cannot start a pump: {error}")))?;
-        Ok(Self { wake: Arc::clone(&ports.wake), threads })
+        let threads = (0..THREADS).map(spawn).collect::<io::Result<Vec<_>>>();
+        threads.map_err(|error| SetupError(format!("cannot start a pump: {error}")))?;
+        Ok(Self { wake: Arc::clone(&ports.wake) })
     }
 
-    /// Lets letters that are being sent be settled, then stops.
-    pub fn stop(self) {
+    /// Lets letters that are being sent be settled within `grace`, then stops; `true` when they were.
+    pub fn stop(self, grace: Duration) -> bool {
         self.wake.stop();
-        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+        self.wake.all_ended(grace)
     }
 }
 
@@ -130,13 +139,14 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
                 tracing::warn!(error = %error, "old rows not deleted");
             }
         }
-        match run(deliver_next(ports, post)) {
-            Ok(true) => (),
-            Ok(false) => seen = ports.wake.wait(seen, ports.policy.outbox.poll),
-            Err(error) => {
-                tracing::warn!(error = %error, "the outbox cannot be read");
-                seen = ports.wake.wait(seen, ports.policy.outbox.poll);
-            }
+        // A letter that makes the code panic costs an attempt, not the pump.
+        let delivered = catch_unwind(AssertUnwindSafe(|| run(deliver_next(ports, post))));
+        match delivered {
+            Ok(Ok(true)) => continue,
+            Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
+            Ok(Ok(false)) | Err(_) => (),
         }
+        seen = ports.wake.wait(seen, ports.policy.outbox.poll);
     }
+    ports.wake.change(|state| state.running -= 1);
 }

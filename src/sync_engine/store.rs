@@ -19,7 +19,7 @@ use crate::{
             AuditEvent, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId,
             Settlement, User, UserId,
         },
-        ports::{Audit, Inserted, Outbox, Sessions, Users},
+        ports::{Audit, Before, Inserted, Outbox, Sessions, Users},
     },
     store::{
         rows::{
@@ -101,10 +101,12 @@ impl Users for Store {
         ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
     }
 
-    fn mark_contested(&mut self, id: UserId, at: OffsetDateTime) -> Answer<()> {
+    fn renew_registration(&mut self, id: UserId, is_contested: bool, at: OffsetDateTime) -> Answer<()> {
+        let contested = is_contested.then(|| users::is_contested.eq(true));
         let changed = on!(self, conn => diesel::update(users::table)
-            .filter(users::id.eq(DbId(id.0)).and(users::is_verified.eq(false)))
-            .set((users::is_contested.eq(true), users::updated_at.eq(DbMoment(at))))
+            .filter(users::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
+            .filter(users::is_verified.eq(false))
+            .set((users::updated_at.eq(DbMoment(at)), contested))
             .execute(conn));
         ready(changed.map(drop))
     }
@@ -113,7 +115,7 @@ impl Users for Store {
         let row = ConfirmationRow::new(with, at);
         let changed = on!(self, conn => diesel::update(users::table)
             .filter(users::id.eq(DbId(id.0)))
-            .filter(users::is_verified.eq(false).and(users::deleted_at.is_null()))
+            .filter(users::is_verified.eq(false).and(users::is_active.eq(true)).and(users::deleted_at.is_null()))
             .set(&row)
             .execute(conn));
         ready(changed.map(|rows| rows == 1))
@@ -130,13 +132,20 @@ impl Users for Store {
         ready(changed.and_then(|row| row.map(|row| row.open(&self.keys)).transpose()))
     }
 
-    fn record_login(&mut self, id: UserId, new_hash: Option<&str>, at: OffsetDateTime) -> Answer<()> {
-        let hash = new_hash.map(|hash| users::password_hash.eq(hash));
-        let changed = on!(self, conn => diesel::update(users::table)
-            .filter(users::id.eq(DbId(id.0)))
-            .set((users::last_login_at.eq(DbMoment(at)), hash))
-            .execute(conn));
-        ready(changed.map(drop))
+    fn record_login(&mut self, user: &User, new_hash: Option<&str>, at: OffsetDateTime) -> Answer<bool> {
+        let rehashed = new_hash.map(|hash| users::password_hash.eq(hash));
+        let living = users::is_active.eq(true).and(users::deleted_at.is_null());
+        let changed = match user.password_hash.as_deref() {
+            Some(known) => on!(self, conn => diesel::update(users::table)
+                .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
+                .set((users::last_login_at.eq(DbMoment(at)), rehashed))
+                .execute(conn)),
+            None => on!(self, conn => diesel::update(users::table)
+                .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.is_null()))
+                .set((users::last_login_at.eq(DbMoment(at)), rehashed))
+                .execute(conn)),
+        };
+        ready(changed.map(|rows| rows == 1))
     }
 }
 
@@ -278,27 +287,16 @@ impl Outbox for Store {
             .get_result(conn)))
     }
 
-    fn purge(
-        &mut self,
-        now: OffsetDateTime,
-        outbox_before: OffsetDateTime,
-        audit_before: OffsetDateTime,
-    ) -> Answer<usize> {
+    fn purge(&mut self, now: OffsetDateTime, before: &Before) -> Answer<usize> {
         let settled = outbox::state.ne(OutboxState::Pending.word());
         let mut purged = || {
-            let letters = on!(self, conn => diesel::delete(outbox::table)
-                .filter(outbox::created_at.lt(DbMoment(outbox_before)).and(settled))
-                .execute(conn))?;
-            let events = on!(self, conn => diesel::delete(audit_events::table)
-                .filter(audit_events::at.lt(DbMoment(audit_before)))
-                .execute(conn))?;
-            let ended = on!(self, conn => diesel::delete(sessions::table)
-                .filter(sessions::expires_at.lt(DbMoment(now)))
-                .execute(conn))?;
-            let entries = on!(self, conn => diesel::delete(ephemeral_entries::table)
-                .filter(ephemeral_entries::expires_at.lt(DbMoment(now)))
-                .execute(conn))?;
-            Ok(letters + events + ended + entries)
+            let letters = on!(self, conn => diesel::delete(outbox::table).filter(outbox::created_at.lt(DbMoment(before.outbox)).and(settled)).execute(conn))?;
+            let events = on!(self, conn => diesel::delete(audit_events::table).filter(audit_events::at.lt(DbMoment(before.audit))).execute(conn))?;
+            let unverified = users::is_verified.eq(false).and(users::updated_at.lt(DbMoment(before.unverified)));
+            let users = on!(self, conn => diesel::delete(users::table).filter(unverified).execute(conn))?;
+            let ended = on!(self, conn => diesel::delete(sessions::table).filter(sessions::expires_at.lt(DbMoment(now))).execute(conn))?;
+            let entries = on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn))?;
+            Ok(letters + events + users + ended + entries)
         };
         ready(purged())
     }

@@ -349,8 +349,9 @@ fn a_password_that_a_stranger_registered_before_or_after_is_no_way_in() {
         let code = side.gateway.wait_for_mail(&email, 3).code().expect("a code");
         let answer = side.post("auth/verify-otp/", &json!({ "challenge": challenge, "otp": code }));
         assert_eq!(answer.status, 200, "{}", answer.shown());
+        // Told as to anybody who registers an address: that it had an account must not show.
         let answer = side.post("auth/login/", &json!({ "email_or_phone": email, "password": theirs }));
-        side.refused(&answer, 401, "invalid_credentials");
+        side.refused(&answer, 403, "account_not_verified");
         let answer = side.post("auth/login/", &json!({ "email_or_phone": email, "password": own }));
         assert_eq!(answer.status, 200, "{}", answer.shown());
     });

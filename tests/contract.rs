@@ -1,0 +1,1541 @@
+//! The store contract: what the ports promise, told as one set of stories to every adapter. Both engines on SQLite and
+//! on PostgreSQL; their ephemeral stores in a table of either and in Redis.
+
+mod support;
+
+use bifrons::async_engine::{self, AsyncPorts};
+use bifrons::parts;
+use bifrons::services::error::Unavailable;
+use bifrons::services::identifier::Identifier;
+use bifrons::services::keys::Keys;
+use bifrons::services::limits::{Decision, LocalLimiter, Rate, Rule};
+use bifrons::services::model::{
+    AuditEvent, AuthProvider, Caller, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, Outcome,
+    ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
+};
+use bifrons::services::ports::{
+    Audit as _, Before, Ephemeral, Inserted, Outbox as _, Ports, Sessions as _, Users as _,
+};
+use bifrons::services::run::run;
+use bifrons::settings::{DatabaseUrl, Settings};
+use bifrons::store::migrations;
+use bifrons::sync_engine::{self, BlockingPorts};
+use bifrons::system;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, PgConnection, RunQueryDsl as _, SqliteConnection};
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{
+    Backend, Client, Gateway, Options, PASSWORD, Postgres, Redis, Request, fresh_directory, pause, random_bytes,
+    run_alone, unique,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
+static REDIS: LazyLock<Redis> = LazyLock::new(Redis::start);
+
+/// Where an adapter keeps its data.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    in_postgres: bool,
+    in_redis: bool,
+}
+
+/// For the stories of the durable store.
+const DATABASES: [Place; 2] =
+    [Place { in_postgres: false, in_redis: false }, Place { in_postgres: true, in_redis: false }];
+/// For those of the ephemeral store.
+const STORES: [Place; 3] = [
+    Place { in_postgres: false, in_redis: false },
+    Place { in_postgres: true, in_redis: false },
+    Place { in_postgres: false, in_redis: true },
+];
+const IN_REDIS: [Place; 1] = [Place { in_postgres: false, in_redis: true }];
+
+/// An engine's ports, made as the engine makes them.
+trait Adapter: Ports + Clone + Send + Sync {
+    const ENGINE: &'static str;
+
+    fn new(settings: &Settings, keys: Arc<Keys>) -> Self;
+
+    /// Runs a story.
+    fn tell(story: impl AsyncFnOnce());
+
+    /// Does the same thing so many times at once.
+    async fn together<T: Send>(&self, times: usize, work: impl AsyncFn(Self, usize) -> T + Sync) -> Vec<T>;
+}
+
+impl Adapter for BlockingPorts {
+    const ENGINE: &'static str = "the sync engine";
+
+    fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
+        let database = sync_engine::Database::new(settings);
+        Self {
+            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+            hasher: sync_engine::Hasher::new(settings, parts::hash_params(settings), 1),
+            policy: Arc::new(parts::policy(settings)),
+            keys,
+            wake: Arc::default(),
+            database,
+        }
+    }
+
+    fn tell(story: impl AsyncFnOnce()) {
+        run(story());
+    }
+
+    async fn together<T: Send>(&self, times: usize, work: impl AsyncFn(Self, usize) -> T + Sync) -> Vec<T> {
+        let work = &work;
+        thread::scope(|scope| {
+            let one = |nth| {
+                let ports = self.clone();
+                scope.spawn(move || run(work(ports, nth)))
+            };
+            let threads: Vec<_> = (0..times).map(one).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        })
+    }
+}
+
+impl Adapter for AsyncPorts {
+    const ENGINE: &'static str = "the async engine";
+
+    fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
+        let pool = usize::from(settings.database.pool);
+        let database = async_engine::Database::new(settings, pool).expect("a pool");
+        Self {
+            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default(), pool).expect("a store"),
+            hasher: async_engine::Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
+            policy: Arc::new(parts::policy(settings)),
+            keys,
+            wake: Arc::default(),
+            database,
+        }
+    }
+
+    fn tell(story: impl AsyncFnOnce()) {
+        actix_web::rt::System::new().block_on(story());
+    }
+
+    async fn together<T: Send>(&self, times: usize, work: impl AsyncFn(Self, usize) -> T + Sync) -> Vec<T> {
+        let mut running: Vec<Pin<Box<dyn Future<Output = T> + '_>>> = Vec::new();
+        for nth in 0..times {
+            running.push(Box::pin(work(self.clone(), nth)));
+        }
+        let mut answers = Vec::new();
+        std::future::poll_fn(|context| {
+            running.retain_mut(|future| match future.as_mut().poll(context) {
+                Poll::Ready(answer) => {
+                    answers.push(answer);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        answers
+    }
+}
+
+/// One adapter on a database of its own.
+struct World<P> {
+    settings: Settings,
+    keys: Arc<Keys>,
+    ports: P,
+}
+
+impl<P: Adapter> World<P> {
+    fn new(place: Place) -> Self {
+        let directory = fresh_directory("contract");
+        let mut overrides = vec![
+            format!("data_dir={}", directory.join("data").display()),
+            format!("secrets.master={}", BASE64URL_NOPAD.encode(&random_bytes::<32>())),
+        ];
+        if place.in_postgres {
+            overrides.push(format!("database.url={}", POSTGRES.create_database()));
+        }
+        if place.in_redis {
+            overrides.push(format!("store.url={}", REDIS.create_database()));
+        }
+        let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+        let settings = Settings::from_overrides(&overrides).expect("a configuration");
+        settings.create_data_dir().expect("a directory");
+        let keys = Arc::new(parts::keys(&settings).expect("keys"));
+        migrations::migrate(&settings, &mut |_| ()).expect("a schema");
+        migrations::prepare(&settings, &keys).expect("a database that is ready");
+        let ports = P::new(&settings, Arc::clone(&keys));
+        Self { settings, keys, ports }
+    }
+
+    /// The ports of another instance.
+    fn twin(&self) -> P {
+        P::new(&self.settings, Arc::clone(&self.keys))
+    }
+
+    /// Runs a statement past the adapter; the first column of the first row.
+    fn value(&self, sqlite: &str, postgres: &str) -> String {
+        #[derive(diesel::QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            value: String,
+        }
+        let rows: Vec<Row> = match self.settings.database() {
+            DatabaseUrl::Sqlite(path) => {
+                let mut conn = SqliteConnection::establish(&path.to_string_lossy()).expect("a connection");
+                conn.batch_execute("PRAGMA busy_timeout = 10000").expect("a pragma");
+                diesel::sql_query(sqlite).load(&mut conn).expect(sqlite)
+            }
+            DatabaseUrl::Postgres(url) => {
+                let mut conn = PgConnection::establish(url.expose()).expect("a connection");
+                diesel::sql_query(postgres).load(&mut conn).expect(postgres)
+            }
+        };
+        rows.into_iter().next().expect("a row").value
+    }
+
+    fn execute(&self, sqlite: &str, postgres: &str) {
+        match self.settings.database() {
+            DatabaseUrl::Sqlite(path) => {
+                let mut conn = SqliteConnection::establish(&path.to_string_lossy()).expect("a connection");
+                conn.batch_execute(&format!("PRAGMA busy_timeout = 10000; {sqlite}")).expect(sqlite);
+            }
+            DatabaseUrl::Postgres(url) => {
+                let mut conn = PgConnection::establish(url.expose()).expect("a connection");
+                conn.batch_execute(postgres).expect(postgres);
+            }
+        }
+    }
+
+    fn count(&self, table: &str) -> i64 {
+        let statement = format!("SELECT CAST(count(*) AS TEXT) AS value FROM {table}");
+        self.value(&statement, &statement).parse().expect("a number")
+    }
+
+    /// From now on no unit of work that inserts or changes a user can be committed.
+    fn refuse_commits(&self) {
+        self.execute(
+            "CREATE TABLE nowhere (id INTEGER PRIMARY KEY);
+             CREATE TABLE refused (id INTEGER REFERENCES nowhere (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TRIGGER refuse_insert AFTER INSERT ON users BEGIN INSERT INTO refused VALUES (1); END;
+             CREATE TRIGGER refuse_update AFTER UPDATE ON users BEGIN INSERT INTO refused VALUES (1); END;",
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'this commit is refused'; END $$;
+             CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON users
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();",
+        );
+    }
+
+    fn allow_commits(&self) {
+        self.execute("DROP TRIGGER refuse_insert; DROP TRIGGER refuse_update;", "DROP TRIGGER refuse ON users;");
+    }
+}
+
+/// Says during a panic where it happened.
+struct Told(String);
+
+impl Drop for Told {
+    #[expect(clippy::print_stderr, reason = "belongs to the message of the failed test")]
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("this was {}", self.0);
+        }
+    }
+}
+
+fn tell<P: Adapter>(place: Place, story: &impl AsyncFn(&World<P>)) {
+    let _told = Told(format!("{} on {place:?}", P::ENGINE));
+    P::tell(async || {
+        let world = World::<P>::new(place);
+        story(&world).await;
+    });
+}
+
+/// Makes a test of each story, which tells it to both engines everywhere.
+macro_rules! everywhere {
+    ($places:ident: $($story:ident)+) => {$(
+        #[test]
+        fn $story() {
+            for place in $places {
+                tell::<BlockingPorts>(place, &async |world| stories::$story(world).await);
+                tell::<AsyncPorts>(place, &async |world| stories::$story(world).await);
+            }
+        }
+    )+};
+}
+
+everywhere! { DATABASES:
+    a_user_is_read_as_it_was_written
+    what_is_not_there_is_none
+    addresses_and_numbers_are_sealed_and_bound_to_their_row
+    an_identifier_and_a_pid_belong_to_one_user
+    of_many_inserts_of_one_identifier_exactly_one_succeeds
+    a_deleted_user_is_unknown_and_keeps_the_identifier
+    a_user_is_confirmed_once
+    only_an_unverified_user_can_be_contested
+    a_profile_changes_only_where_it_is_told_to
+    a_login_is_noted_and_may_renew_the_hash
+    a_session_is_read_as_it_was_written
+    a_session_moves_on_from_its_present_generation_only
+    of_fifty_rotations_from_one_generation_exactly_one_succeeds
+    a_session_ends_once
+    every_living_session_of_one_user_ends
+    a_letter_belongs_to_one_owner_until_its_lease_ends
+    claims_side_by_side_share_no_letter
+    a_letter_is_sent_tried_again_or_given_up
+    letters_are_claimed_by_due_time_and_listed_by_age
+    dead_letters_come_back
+    old_rows_are_purged_and_no_others
+    an_audit_event_is_written_whole
+    a_unit_of_work_is_kept_or_undone_as_a_whole
+    a_commit_that_fails_keeps_nothing_and_spoils_no_connection
+    units_of_work_side_by_side_all_succeed
+}
+
+everywhere! { STORES:
+    an_entry_lives_as_long_as_it_is_told
+    an_entry_is_put_where_none_is
+    of_many_removals_of_one_value_exactly_one_succeeds
+    a_counter_counts_everyone_and_lives_from_its_first_count
+    what_has_run_out_is_absent_and_replaceable
+    a_request_counts_against_every_rule_or_none
+}
+
+everywhere! { IN_REDIS:
+    limits_decide_alike_in_process_and_in_redis
+}
+
+/// A moment as both databases keep it, some time from now.
+fn later(now: OffsetDateTime, seconds: i64) -> OffsetDateTime {
+    now + time::Duration::seconds(seconds)
+}
+
+fn letters_only(count: usize) -> String {
+    random_bytes::<16>().iter().take(count).map(|byte| char::from(b'a' + byte % 26)).collect()
+}
+
+/// A user with every column set.
+fn user(ports: &impl Ports) -> User {
+    let (now, number) = (ports.now(), unique());
+    User {
+        id: UserId(ports.new_id()),
+        email: Some(format!("Ada.{number}@Example.org")),
+        phone: Some(format!("+234803{number:07}")),
+        password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".to_owned()),
+        role: Role::Vendor,
+        auth_provider: AuthProvider::Phone,
+        is_verified: true,
+        is_active: true,
+        is_contested: false,
+        first_name: "Adá 'Ä' \\ \"q\"".to_owned(),
+        last_name: "Lovelace 🜚".to_owned(),
+        bio: "line\nline".to_owned(),
+        avatar: "https://example.org/a.png".to_owned(),
+        country: "NG".to_owned(),
+        state: "Lagos".to_owned(),
+        city: "Ikeja".to_owned(),
+        address: "1 Allen Avenue".to_owned(),
+        pid: letters_only(10),
+        created_at: later(now, -7200),
+        updated_at: later(now, -3600),
+        last_login_at: Some(later(now, -60)),
+        deleted_at: None,
+    }
+}
+
+/// One that waits for its code, with everything optional left out.
+fn unverified(ports: &impl Ports) -> User {
+    User {
+        phone: None,
+        password_hash: None,
+        role: Role::Client,
+        auth_provider: AuthProvider::Email,
+        is_verified: false,
+        last_login_at: None,
+        first_name: String::new(),
+        last_name: String::new(),
+        bio: String::new(),
+        avatar: String::new(),
+        country: String::new(),
+        state: String::new(),
+        city: String::new(),
+        address: String::new(),
+        ..user(ports)
+    }
+}
+
+fn session(ports: &impl Ports, user: &User) -> Session {
+    let now = ports.now();
+    Session {
+        id: SessionId(ports.new_id()),
+        user_id: user.id,
+        generation: 0,
+        rotated_at: later(now, -50),
+        expires_at: later(now, 3600),
+        created_at: later(now, -100),
+        last_used_at: later(now, -25),
+        ended_at: None,
+        end_reason: None,
+        ip: "2001:db8::1".to_owned(),
+        user_agent: "Mozilla/5.0 (X11) \u{1F98A}".to_owned(),
+        browser: "Firefox".to_owned(),
+        os: "Linux".to_owned(),
+        device: "desktop".to_owned(),
+    }
+}
+
+fn letter(ports: &impl Ports) -> OutboxEntry {
+    let now = ports.now();
+    OutboxEntry {
+        id: ports.new_id(),
+        channel: Channel::Mail,
+        kind: "verification_code".to_owned(),
+        payload: vec![0, 159, 146, 150, 255],
+        state: OutboxState::Pending,
+        attempts: 0,
+        created_at: later(now, -10),
+        available_at: later(now, -5),
+        expires_at: Some(later(now, 300)),
+        last_error: String::new(),
+    }
+}
+
+fn audit_event(ports: &impl Ports) -> AuditEvent {
+    AuditEvent {
+        id: ports.new_id(),
+        at: ports.now(),
+        action: "login",
+        outcome: Outcome::Failure,
+        reason: "invalid_credentials",
+        user_id: None,
+        session_id: None,
+        identifier_index: None,
+        caller: Caller {
+            ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+            request_id: "request-1".to_owned(),
+            engine: "sync",
+            user_agent: "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0".to_owned(),
+        },
+    }
+}
+
+fn email_of(user: &User) -> Identifier {
+    Identifier::Email(user.email.clone().expect("an address"))
+}
+
+fn phone_of(user: &User) -> Identifier {
+    Identifier::Phone(user.phone.clone().expect("a number"))
+}
+
+async fn insert<P: Ports>(ports: &P, user: &User) -> Inserted {
+    ports.store().await.expect("a connection").insert_user(user).await.expect("an answer")
+}
+
+async fn inserted<P: Ports>(ports: &P, user: User) -> User {
+    assert_eq!(insert(ports, &user).await, Inserted::Yes);
+    user
+}
+
+async fn opened<P: Ports>(ports: &P, session: Session) -> Session {
+    ports.store().await.expect("a connection").insert_session(&session).await.expect("an answer");
+    session
+}
+
+async fn enqueued<P: Ports>(ports: &P, entry: OutboxEntry) -> OutboxEntry {
+    ports.store().await.expect("a connection").enqueue(&entry).await.expect("an answer");
+    entry
+}
+
+async fn found<P: Ports>(ports: &P, id: UserId) -> Option<User> {
+    ports.store().await.expect("a connection").user(id).await.expect("an answer")
+}
+
+async fn session_now<P: Ports>(ports: &P, id: SessionId) -> Session {
+    let mut store = ports.store().await.expect("a connection");
+    store.session_with_user(id).await.expect("an answer").expect("a session").0
+}
+
+/// A user has no `Debug` that shows more than its id, so the columns are compared one by one.
+#[track_caller]
+fn assert_same(read: &User, written: &User) {
+    assert_eq!(read.id, written.id);
+    assert_eq!(read.email, written.email);
+    assert_eq!(read.phone, written.phone);
+    assert_eq!(read.password_hash, written.password_hash);
+    assert_eq!((read.role, read.auth_provider), (written.role, written.auth_provider));
+    assert_eq!(
+        (read.is_verified, read.is_active, read.is_contested),
+        (written.is_verified, written.is_active, written.is_contested)
+    );
+    assert_eq!((&read.first_name, &read.last_name), (&written.first_name, &written.last_name));
+    assert_eq!((&read.bio, &read.avatar), (&written.bio, &written.avatar));
+    assert_eq!(
+        (&read.country, &read.state, &read.city, &read.address),
+        (&written.country, &written.state, &written.city, &written.address)
+    );
+    assert_eq!(read.pid, written.pid);
+    assert_eq!((read.created_at, read.updated_at), (written.created_at, written.updated_at));
+    assert_eq!((read.last_login_at, read.deleted_at), (written.last_login_at, written.deleted_at));
+    assert!(read == written);
+}
+
+/// Why a unit of work was given up.
+#[derive(Debug)]
+enum Undone {
+    OnPurpose,
+    Unavailable,
+}
+
+impl From<Unavailable> for Undone {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// What each of them promises, whatever it is kept in.
+mod stories {
+    use super::*;
+
+    pub(super) async fn a_user_is_read_as_it_was_written<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        for written in [
+            user(ports),
+            unverified(ports),
+            User { email: None, is_active: false, is_contested: true, role: Role::Admin, ..user(ports) },
+            User { phone: None, auth_provider: AuthProvider::Google, role: Role::Staff, ..user(ports) },
+        ] {
+            let written = inserted(ports, written).await;
+            assert_same(&found(ports, written.id).await.expect("by id"), &written);
+            let mut store = world.twin().store().await.expect("a connection");
+            if written.email.is_some() {
+                let by_email = store.user_by_identifier(&email_of(&written)).await.expect("an answer");
+                assert_same(&by_email.expect("by address"), &written);
+                let shouted = Identifier::Email(written.email.clone().expect("an address").to_uppercase());
+                assert!(store.user_by_identifier(&shouted).await.expect("an answer").is_some(), "case matters");
+            }
+            if written.phone.is_some() {
+                let by_phone = store.user_by_identifier(&phone_of(&written)).await.expect("an answer");
+                assert_same(&by_phone.expect("by number"), &written);
+            }
+        }
+    }
+
+    pub(super) async fn what_is_not_there_is_none<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let nobody = user(ports);
+        let nothing = session(ports, &nobody);
+        let now = ports.now();
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.user(nobody.id).await.expect("an answer").is_none());
+        assert!(store.user_by_identifier(&email_of(&nobody)).await.expect("an answer").is_none());
+        assert!(store.user_by_identifier(&phone_of(&nobody)).await.expect("an answer").is_none());
+        let changes = ProfileChanges { bio: Some("x".to_owned()), ..ProfileChanges::default() };
+        assert!(store.update_profile(nobody.id, &changes, now).await.expect("an answer").is_none());
+        store.renew_registration(nobody.id, true, now).await.expect("an answer");
+        assert!(!store.record_login(&nobody, None, now).await.expect("an answer"));
+        assert!(store.session_with_user(nothing.id).await.expect("an answer").is_none());
+        assert!(!store.rotate_session(nothing.id, 0, now, later(now, 9)).await.expect("an answer"));
+        assert!(!store.end_session(nothing.id, EndReason::Logout, now).await.expect("an answer"));
+        assert_eq!(store.end_sessions_of(nobody.id, EndReason::Logout, now).await.expect("an answer"), []);
+        assert_eq!(store.claim(ports.new_id(), now, later(now, 9), 10).await.expect("an answer"), []);
+        assert!(!store.settle(ports.new_id(), ports.new_id(), &Settlement::Sent, now).await.expect("an answer"));
+        assert_eq!(store.outbox_entries(None, 10).await.expect("an answer"), []);
+        assert_eq!(store.revive(None, now).await.expect("an answer"), 0);
+        assert_eq!(store.revive(Some(&[]), now).await.expect("an answer"), 0);
+        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 0);
+        assert_eq!(store.purge(now, &Before { outbox: now, audit: now, unverified: now }).await.expect("an answer"), 0);
+    }
+
+    pub(super) async fn addresses_and_numbers_are_sealed_and_bound_to_their_row<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (one, other) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        for column in ["email", "email_index", "phone", "phone_index"] {
+            let stored = world.value(
+                &format!("SELECT lower(group_concat(hex({column}), ',')) AS value FROM users"),
+                &format!("SELECT string_agg(encode({column}, 'hex'), ',') AS value FROM users"),
+            );
+            for clear in [&one.email, &one.phone, &other.email, &other.phone] {
+                let clear = clear.as_deref().expect("personal data");
+                for spelling in [clear.to_owned(), clear.to_lowercase(), clear.to_uppercase()] {
+                    assert!(!stored.contains(&HEXLOWER.encode(spelling.as_bytes())), "{column} shows {spelling}");
+                }
+            }
+        }
+        // Somebody who can write to the database must not be able to hand one user's address to another.
+        let moved = "UPDATE users SET email = (SELECT email FROM users AS other WHERE other.id <> users.id)";
+        world.execute(moved, moved);
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.user(one.id).await.is_err(), "a value of another row was read");
+    }
+
+    pub(super) async fn an_identifier_and_a_pid_belong_to_one_user<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let first = inserted(ports, user(ports)).await;
+        let shouted = first.email.clone().map(|email| email.to_uppercase());
+        for taken in [
+            User { email: shouted, ..user(ports) },
+            User { phone: first.phone.clone(), ..user(ports) },
+            User { pid: first.pid.clone(), ..user(ports) },
+            User { id: first.id, ..user(ports) },
+        ] {
+            assert_eq!(insert(ports, &taken).await, Inserted::Taken);
+            // A unit of work can go on after it.
+            let next = user(ports);
+            let done = ports
+                .transaction(async |store| {
+                    assert_eq!(store.insert_user(&taken).await?, Inserted::Taken);
+                    assert_eq!(store.insert_user(&next).await?, Inserted::Yes);
+                    Ok::<_, Unavailable>(())
+                })
+                .await;
+            assert!(done.is_ok(), "{done:?}");
+            assert!(found(ports, next.id).await.is_some());
+        }
+        assert_same(&found(ports, first.id).await.expect("the first"), &first);
+        // Nobody's address is not one that could be taken.
+        for _ in 0..2 {
+            inserted(ports, User { email: None, phone: None, ..user(ports) }).await;
+        }
+    }
+
+    pub(super) async fn of_many_inserts_of_one_identifier_exactly_one_succeeds<P: Adapter>(world: &World<P>) {
+        let email = user(&world.ports).email;
+        let twin = world.twin();
+        let answers = world
+            .ports
+            .together(20, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                let one = User { email: email.clone(), ..user(&ports) };
+                ports.transaction(async |store| store.insert_user(&one).await).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|answer| **answer == Inserted::Yes).count(), 1);
+        assert_eq!(world.count("users"), 1);
+    }
+
+    pub(super) async fn a_deleted_user_is_unknown_and_keeps_the_identifier<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let gone = inserted(ports, User { deleted_at: Some(ports.now()), ..unverified(ports) }).await;
+        let its_session = opened(ports, session(ports, &gone)).await;
+        let now = ports.now();
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.user(gone.id).await.expect("an answer").is_none());
+        assert!(store.user_by_identifier(&email_of(&gone)).await.expect("an answer").is_none());
+        assert!(store.session_with_user(its_session.id).await.expect("an answer").is_none());
+        let changes = ProfileChanges { bio: Some("x".to_owned()), ..ProfileChanges::default() };
+        assert!(store.update_profile(gone.id, &changes, now).await.expect("an answer").is_none());
+        assert!(!store.confirm_user(gone.id, &confirmation(), now).await.expect("an answer"));
+        store.renew_registration(gone.id, true, now).await.expect("an answer");
+        assert!(!store.record_login(&gone, Some("new"), now).await.expect("an answer"));
+        drop(store);
+        let again = User { email: gone.email.clone(), ..user(ports) };
+        assert_eq!(insert(ports, &again).await, Inserted::Taken);
+        let untouched = "SELECT CAST(count(*) AS TEXT) AS value FROM users WHERE password_hash IS NULL
+                         AND last_login_at IS NULL AND NOT is_contested AND NOT is_verified AND bio = ''";
+        assert_eq!(world.value(untouched, untouched), "1", "something wrote to a deleted user");
+    }
+
+    fn confirmation() -> Confirmation {
+        Confirmation {
+            password_hash: Some("$chosen".to_owned()),
+            role: Role::Vendor,
+            first_name: "Grace".to_owned(),
+            last_name: "Hopper".to_owned(),
+        }
+    }
+
+    pub(super) async fn a_user_is_confirmed_once<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let waiting = User { is_contested: true, ..unverified(ports) };
+        let waiting = inserted(ports, waiting).await;
+        let at = later(ports.now(), 5);
+        let answers = ports
+            .together(10, async |ports, _| {
+                let mut store = ports.store().await.expect("a connection");
+                store.confirm_user(waiting.id, &confirmation(), at).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|confirmed| **confirmed).count(), 1);
+        let confirmed = found(ports, waiting.id).await.expect("the user");
+        let expected = User {
+            is_verified: true,
+            is_contested: false,
+            password_hash: Some("$chosen".to_owned()),
+            role: Role::Vendor,
+            first_name: "Grace".to_owned(),
+            last_name: "Hopper".to_owned(),
+            updated_at: at,
+            ..waiting
+        };
+        assert_same(&confirmed, &expected);
+
+        // Without a password of its own it ends up with none.
+        let contested = User { password_hash: Some("$other".to_owned()), ..unverified(ports) };
+        let contested = inserted(ports, contested).await;
+        let without = Confirmation { password_hash: None, ..confirmation() };
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.confirm_user(contested.id, &without, at).await.expect("an answer"));
+        assert_eq!(store.user(contested.id).await.expect("an answer").expect("the user").password_hash, None);
+    }
+
+    pub(super) async fn only_an_unverified_user_can_be_contested<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (waiting, verified) = (inserted(ports, unverified(ports)).await, inserted(ports, user(ports)).await);
+        let at = later(ports.now(), 5);
+        let mut store = ports.store().await.expect("a connection");
+        store.renew_registration(waiting.id, false, ports.now()).await.expect("an answer");
+        assert!(!store.user(waiting.id).await.expect("an answer").expect("the user").is_contested);
+        store.renew_registration(waiting.id, true, ports.now()).await.expect("an answer");
+        store.renew_registration(waiting.id, false, at).await.expect("an answer");
+        store.renew_registration(verified.id, true, at).await.expect("an answer");
+        drop(store);
+        let expected = User { is_contested: true, updated_at: at, ..waiting };
+        assert_same(&found(ports, expected.id).await.expect("the user"), &expected);
+        assert_same(&found(ports, verified.id).await.expect("the user"), &verified);
+    }
+
+    pub(super) async fn a_profile_changes_only_where_it_is_told_to<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let bystander = inserted(ports, user(ports)).await;
+        let mut expected = inserted(ports, user(ports)).await;
+        type Field = (fn(&mut ProfileChanges) -> &mut Option<String>, fn(&mut User) -> &mut String);
+        let fields: [Field; 8] = [
+            (|changes| &mut changes.first_name, |user| &mut user.first_name),
+            (|changes| &mut changes.last_name, |user| &mut user.last_name),
+            (|changes| &mut changes.bio, |user| &mut user.bio),
+            (|changes| &mut changes.avatar, |user| &mut user.avatar),
+            (|changes| &mut changes.country, |user| &mut user.country),
+            (|changes| &mut changes.state, |user| &mut user.state),
+            (|changes| &mut changes.city, |user| &mut user.city),
+            (|changes| &mut changes.address, |user| &mut user.address),
+        ];
+        for (nth, (change, column)) in (1i64..).zip(fields) {
+            for new in ["neu ÿ", ""] {
+                let mut changes = ProfileChanges::default();
+                *change(&mut changes) = Some(new.to_owned());
+                *column(&mut expected) = new.to_owned();
+                expected.updated_at = later(ports.now(), nth);
+                let mut store = ports.store().await.expect("a connection");
+                let changed = store.update_profile(expected.id, &changes, expected.updated_at).await;
+                assert_same(&changed.expect("an answer").expect("the user"), &expected);
+            }
+        }
+        expected.updated_at = later(ports.now(), 90);
+        let mut store = ports.store().await.expect("a connection");
+        let same = store.update_profile(expected.id, &ProfileChanges::default(), expected.updated_at).await;
+        assert_same(&same.expect("an answer").expect("the user"), &expected);
+        drop(store);
+        assert_same(&found(ports, bystander.id).await.expect("the other"), &bystander);
+    }
+
+    pub(super) async fn a_login_is_noted_and_may_renew_the_hash<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let mut expected = inserted(ports, user(ports)).await;
+        for new_hash in [None, Some("$renewed"), None] {
+            let at = ports.now();
+            let mut store = ports.store().await.expect("a connection");
+            assert!(store.record_login(&expected, new_hash, at).await.expect("an answer"));
+            let stale = User { password_hash: Some("$changed meanwhile".to_owned()), ..expected.clone() };
+            assert!(!store.record_login(&stale, Some("$lost"), at).await.expect("an answer"));
+            drop(store);
+            expected.last_login_at = Some(at);
+            expected.password_hash = new_hash.map(str::to_owned).or(expected.password_hash);
+            assert_same(&found(ports, expected.id).await.expect("the user"), &expected);
+        }
+    }
+
+    pub(super) async fn a_session_is_read_as_it_was_written<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let owner = inserted(ports, user(ports)).await;
+        let end = |reason| Session {
+            ended_at: Some(ports.now()),
+            end_reason: Some(reason),
+            generation: i64::MAX,
+            ..session(ports, &owner)
+        };
+        for written in [
+            session(ports, &owner),
+            end(EndReason::Logout),
+            end(EndReason::LogoutAll),
+            end(EndReason::TokenReused),
+            Session { expires_at: later(ports.now(), -1), ..session(ports, &owner) },
+        ] {
+            let written = opened(ports, written).await;
+            let mut store = world.twin().store().await.expect("a connection");
+            let read = store.session_with_user(written.id).await.expect("an answer");
+            let (read, its_user) = read.expect("the session");
+            assert_eq!(read, written);
+            assert_same(&its_user, &owner);
+        }
+        let mut store = ports.store().await.expect("a connection");
+        let orphan = session(ports, &user(ports));
+        assert!(store.insert_session(&orphan).await.is_err(), "a session of nobody was written");
+    }
+
+    pub(super) async fn a_session_moves_on_from_its_present_generation_only<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let owner = inserted(ports, user(ports)).await;
+        let bystander = opened(ports, session(ports, &owner)).await;
+        let before = opened(ports, session(ports, &owner)).await;
+        let (at, until) = (ports.now(), later(ports.now(), 9000));
+        let mut store = ports.store().await.expect("a connection");
+        for wrong in [-1, 1, 2] {
+            assert!(!store.rotate_session(before.id, wrong, at, until).await.expect("an answer"));
+        }
+        assert!(store.rotate_session(before.id, 0, at, until).await.expect("an answer"));
+        let after = Session { generation: 1, rotated_at: at, last_used_at: at, expires_at: until, ..before.clone() };
+        assert_eq!(session_now(ports, before.id).await, after);
+        assert!(!store.rotate_session(before.id, 0, at, until).await.expect("an answer"), "a spent generation");
+        assert!(store.rotate_session(before.id, 1, at, until).await.expect("an answer"));
+        // Neither one that has run out, to the microsecond, nor one that was ended.
+        let last = later(at, 10);
+        assert!(store.rotate_session(before.id, 2, at, last).await.expect("an answer"));
+        assert!(!store.rotate_session(before.id, 3, last, until).await.expect("an answer"), "it has run out");
+        let just_before = last - Duration::from_micros(1);
+        assert!(store.rotate_session(before.id, 3, just_before, until).await.expect("an answer"));
+        assert!(store.end_session(before.id, EndReason::Logout, at).await.expect("an answer"));
+        assert!(!store.rotate_session(before.id, 4, at, until).await.expect("an answer"), "it was ended");
+        assert_eq!(session_now(ports, bystander.id).await, bystander);
+    }
+
+    pub(super) async fn of_fifty_rotations_from_one_generation_exactly_one_succeeds<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let owner = inserted(ports, user(ports)).await;
+        let it = opened(ports, session(ports, &owner)).await;
+        let twin = world.twin();
+        let until = later(ports.now(), 9000);
+        for generation in 0..3 {
+            let answers = ports
+                .together(50, async |ports, nth| {
+                    let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                    let mut store = ports.store().await.expect("a connection");
+                    store.rotate_session(it.id, generation, ports.now(), until).await.expect("an answer")
+                })
+                .await;
+            assert_eq!(answers.iter().filter(|rotated| **rotated).count(), 1);
+            assert_eq!(session_now(ports, it.id).await.generation, generation + 1);
+        }
+    }
+
+    pub(super) async fn a_session_ends_once<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let owner = inserted(ports, user(ports)).await;
+        let (it, other) = (opened(ports, session(ports, &owner)).await, opened(ports, session(ports, &owner)).await);
+        let at = ports.now();
+        let answers = ports
+            .together(10, async |ports, nth| {
+                let why = if nth % 2 == 0 { EndReason::Logout } else { EndReason::TokenReused };
+                let mut store = ports.store().await.expect("a connection");
+                (why, store.end_session(it.id, why, at).await.expect("an answer"))
+            })
+            .await;
+        let ended: Vec<EndReason> = answers.iter().filter(|(_, ended)| *ended).map(|(why, _)| *why).collect();
+        assert_eq!(ended.len(), 1);
+        let after = session_now(ports, it.id).await;
+        assert_eq!((after.ended_at, after.end_reason), (Some(at), ended.first().copied()));
+        assert_eq!(session_now(ports, other.id).await, other);
+    }
+
+    pub(super) async fn every_living_session_of_one_user_ends<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (owner, other) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let earlier = later(ports.now(), -1);
+        let ended =
+            Session { ended_at: Some(earlier), end_reason: Some(EndReason::TokenReused), ..session(ports, &owner) };
+        let ended = opened(ports, ended).await;
+        let mut living =
+            [opened(ports, session(ports, &owner)).await.id, opened(ports, session(ports, &owner)).await.id];
+        living.sort();
+        let bystander = opened(ports, session(ports, &other)).await;
+        let at = ports.now();
+        let mut store = ports.store().await.expect("a connection");
+        let mut answer = store.end_sessions_of(owner.id, EndReason::LogoutAll, at).await.expect("an answer");
+        answer.sort();
+        assert_eq!(answer, living);
+        for id in living {
+            let after = session_now(ports, id).await;
+            assert_eq!((after.ended_at, after.end_reason), (Some(at), Some(EndReason::LogoutAll)));
+        }
+        assert_eq!(session_now(ports, ended.id).await, ended);
+        assert_eq!(session_now(ports, bystander.id).await, bystander);
+        assert_eq!(store.end_sessions_of(owner.id, EndReason::Logout, at).await.expect("an answer"), []);
+    }
+
+    pub(super) async fn a_letter_belongs_to_one_owner_until_its_lease_ends<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let written = enqueued(ports, letter(ports)).await;
+        let (first, second) = (ports.new_id(), ports.new_id());
+        let (now, lease_end) = (ports.now(), later(ports.now(), 60));
+        let mut store = ports.store().await.expect("a connection");
+        let claimed = store.claim(first, now, lease_end, 10).await.expect("an answer");
+        let expected = OutboxEntry { attempts: 1, available_at: lease_end, ..written.clone() };
+        assert_eq!(claimed, [expected]);
+        let just_before = lease_end - Duration::from_micros(1);
+        assert_eq!(store.claim(second, just_before, later(now, 999), 10).await.expect("an answer"), []);
+        let handed_over = store.claim(second, lease_end, later(lease_end, 60), 10).await.expect("an answer");
+        assert_eq!(handed_over.iter().map(|one| one.attempts).collect::<Vec<_>>(), [2]);
+        // The first owner comes back late.
+        assert!(!store.settle(written.id, first, &Settlement::Sent, now).await.expect("an answer"));
+        let failed = Settlement::Dead { error: "late".to_owned() };
+        assert!(!store.settle(written.id, first, &failed, now).await.expect("an answer"));
+        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 1);
+        assert!(store.settle(written.id, second, &Settlement::Sent, now).await.expect("an answer"));
+        assert!(!store.settle(written.id, second, &Settlement::Sent, now).await.expect("an answer"), "settled twice");
+        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 0);
+    }
+
+    pub(super) async fn claims_side_by_side_share_no_letter<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let mut written = Vec::new();
+        for _ in 0..60 {
+            written.push(enqueued(ports, letter(ports)).await.id);
+        }
+        let twin = world.twin();
+        let claims = ports
+            .together(12, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                let (owner, now) = (ports.new_id(), ports.now());
+                let mut mine = Vec::new();
+                // SKIP LOCKED may pass over a letter; its holder has it then.
+                for _ in 0..20 {
+                    let mut store = ports.store().await.expect("a connection");
+                    let some = store.claim(owner, now, later(now, 60), 2).await.expect("an answer");
+                    assert!(some.len() <= 2, "more than were asked for");
+                    mine.extend(some.into_iter().map(|entry| entry.id));
+                }
+                mine
+            })
+            .await;
+        let mut claimed: Vec<Uuid> = claims.concat();
+        claimed.sort();
+        written.sort();
+        assert_eq!(claimed, written);
+    }
+
+    pub(super) async fn a_letter_is_sent_tried_again_or_given_up<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (now, owner) = (ports.now(), ports.new_id());
+        let listed = async |id: Uuid| {
+            let mut store = ports.store().await.expect("a connection");
+            let entries = store.outbox_entries(None, 100).await.expect("an answer");
+            entries.into_iter().find(|entry| entry.id == id).expect("the letter")
+        };
+        let settled = async |settlement: Settlement| {
+            let written = enqueued(ports, letter(ports)).await;
+            let mut store = ports.store().await.expect("a connection");
+            let claimed = store.claim(owner, now, later(now, 60), 10).await.expect("an answer");
+            assert!(claimed.iter().any(|entry| entry.id == written.id));
+            assert!(store.settle(written.id, owner, &settlement, now).await.expect("an answer"));
+            drop(store);
+            (written.clone(), listed(written.id).await)
+        };
+
+        let (written, sent) = settled(Settlement::Sent).await;
+        assert_eq!((sent.state, sent.attempts, sent.last_error.as_str()), (OutboxState::Sent, 1, ""));
+        assert_eq!(sent.payload, Vec::<u8>::new(), "what was sent need not be kept");
+        assert_eq!((sent.created_at, sent.expires_at), (written.created_at, written.expires_at));
+
+        let again = later(now, 30);
+        let (written, retried) = settled(Settlement::Retry { at: again, error: "451 later".to_owned() }).await;
+        assert_eq!((retried.state, retried.available_at), (OutboxState::Pending, again));
+        assert_eq!((retried.payload, retried.last_error.as_str()), (written.payload, "451 later"));
+        let mut store = ports.store().await.expect("a connection");
+        assert_eq!(store.claim(owner, now, later(now, 60), 10).await.expect("an answer"), [], "before its time");
+        assert_eq!(store.claim(owner, again, later(again, 60), 10).await.expect("an answer").len(), 1);
+        drop(store);
+
+        let (written, dead) = settled(Settlement::Dead { error: "550 never".to_owned() }).await;
+        assert_eq!((dead.state, dead.last_error.as_str()), (OutboxState::Dead, "550 never"));
+        assert_eq!(dead.payload, written.payload, "a dead letter can be sent again");
+        let mut store = ports.store().await.expect("a connection");
+        let much_later = later(now, 99_999);
+        let claimed = store.claim(owner, much_later, much_later, 10).await.expect("an answer");
+        assert!(claimed.iter().all(|entry| entry.id != dead.id), "a dead letter was claimed");
+    }
+
+    pub(super) async fn letters_are_claimed_by_due_time_and_listed_by_age<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let now = ports.now();
+        let due = |due: i64, age: i64| OutboxEntry {
+            available_at: later(now, -due),
+            created_at: later(now, -age),
+            ..letter(ports)
+        };
+        let late = enqueued(ports, due(1, 30)).await.id;
+        let early = enqueued(ports, due(20, 20)).await.id;
+        let between = enqueued(ports, due(10, 10)).await.id;
+        let not_yet = enqueued(ports, due(-5, 40)).await.id;
+        let text = OutboxEntry { channel: Channel::Sms, ..due(-50, 50) };
+        let text = enqueued(ports, text).await.id;
+        let event = OutboxEntry { channel: Channel::Event, state: OutboxState::Published, ..due(99, 99) };
+        let event = enqueued(ports, event).await.id;
+
+        let mut store = ports.store().await.expect("a connection");
+        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 4);
+        assert_eq!(store.pending(Channel::Sms).await.expect("an answer"), 1);
+        assert_eq!(store.pending(Channel::Event).await.expect("an answer"), 0);
+        let ids = |entries: Vec<OutboxEntry>| entries.into_iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let all = ids(store.outbox_entries(None, 100).await.expect("an answer"));
+        assert_eq!(all, [between, early, late, not_yet, text]);
+        assert!(!all.contains(&event), "an event is not a letter");
+        let two = ids(store.outbox_entries(Some(OutboxState::Pending), 2).await.expect("an answer"));
+        assert_eq!(two, [between, early]);
+        assert_eq!(store.outbox_entries(Some(OutboxState::Dead), 9).await.expect("an answer"), []);
+
+        let owner = ports.new_id();
+        for expected in [early, between, late] {
+            let claimed = store.claim(owner, now, later(now, 60), 1).await.expect("an answer");
+            assert_eq!(ids(claimed), [expected]);
+        }
+        assert_eq!(store.claim(owner, now, later(now, 60), 1).await.expect("an answer"), []);
+    }
+
+    pub(super) async fn dead_letters_come_back<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (now, owner) = (ports.now(), ports.new_id());
+        let mut dead = Vec::new();
+        for _ in 0..3 {
+            dead.push(enqueued(ports, letter(ports)).await.id);
+        }
+        let mut store = ports.store().await.expect("a connection");
+        store.claim(owner, now, later(now, 60), 10).await.expect("an answer");
+        for id in &dead {
+            let settlement = Settlement::Dead { error: "550".to_owned() };
+            assert!(store.settle(*id, owner, &settlement, now).await.expect("an answer"));
+        }
+        let sent = enqueued(ports, letter(ports)).await.id;
+        store.claim(owner, now, later(now, 60), 10).await.expect("an answer");
+        assert!(store.settle(sent, owner, &Settlement::Sent, now).await.expect("an answer"));
+
+        let first = *dead.first().expect("a dead letter");
+        let chosen = [first, sent, ports.new_id()];
+        assert_eq!(store.revive(Some(&chosen), now).await.expect("an answer"), 1, "only dead ones come back");
+        assert_eq!(store.revive(Some(&chosen), now).await.expect("an answer"), 0);
+        let claimed = store.claim(ports.new_id(), now, later(now, 60), 10).await.expect("an answer");
+        assert_eq!(claimed.iter().map(|entry| (entry.id, entry.attempts)).collect::<Vec<_>>(), [(first, 1)]);
+        assert!(!store.settle(first, owner, &Settlement::Sent, now).await.expect("an answer"), "an owner of old");
+        assert_eq!(store.revive(None, now).await.expect("an answer"), 2);
+        assert_eq!(store.outbox_entries(Some(OutboxState::Dead), 9).await.expect("an answer"), []);
+    }
+
+    pub(super) async fn old_rows_are_purged_and_no_others<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let now = ports.now();
+        let old = later(now, -1000);
+        let owner = inserted(ports, user(ports)).await;
+        opened(ports, Session { expires_at: later(now, -1), ..session(ports, &owner) }).await;
+        let living = opened(ports, session(ports, &owner)).await;
+        let ended = Session { ended_at: Some(now), end_reason: Some(EndReason::Logout), ..session(ports, &owner) };
+        // A spent token must be recognized as such as long as it has not run out.
+        let ended = opened(ports, ended).await;
+        let of_state = |state, created_at| OutboxEntry { state, created_at, ..letter(ports) };
+        for state in [OutboxState::Sent, OutboxState::Dead, OutboxState::Published, OutboxState::Pending] {
+            enqueued(ports, of_state(state, old)).await;
+            enqueued(ports, of_state(state, now)).await;
+        }
+        let mut store = ports.store().await.expect("a connection");
+        store.record(&AuditEvent { at: old, ..audit_event(ports) }).await.expect("an answer");
+        store.record(&audit_event(ports)).await.expect("an answer");
+        ports.ephemeral().put("short", b"1", Duration::from_millis(1)).await.expect("an answer");
+        ports.ephemeral().put("long", b"1", Duration::from_secs(60)).await.expect("an answer");
+        pause(Duration::from_millis(5));
+
+        let never_verified = User { updated_at: old, ..unverified(ports) };
+        assert_eq!(store.insert_user(&never_verified).await.expect("an answer"), Inserted::Yes);
+        let just_registered = User { updated_at: now, ..unverified(ports) };
+        assert_eq!(store.insert_user(&just_registered).await.expect("an answer"), Inserted::Yes);
+
+        let boundary = later(now, -500);
+        let before = Before { outbox: boundary, audit: boundary, unverified: boundary };
+        let purged = store.purge(ports.now(), &before).await.expect("an answer");
+        assert_eq!(purged, 7, "a session, three settled entries, an audit event, an ephemeral entry, a user");
+        assert_eq!(store.purge(ports.now(), &before).await.expect("an answer"), 0);
+        assert!(store.user(never_verified.id).await.expect("an answer").is_none());
+        assert!(store.user(just_registered.id).await.expect("an answer").is_some());
+        drop(store);
+        assert_eq!(session_now(ports, living.id).await, living);
+        assert_eq!(session_now(ports, ended.id).await, ended);
+        let counts = ["users", "sessions", "outbox", "audit_events", "ephemeral_entries"].map(|it| world.count(it));
+        assert_eq!(counts, [2, 2, 5, 1, 1]);
+    }
+
+    pub(super) async fn an_audit_event_is_written_whole<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let who = UserId(ports.new_id());
+        let which = SessionId(ports.new_id());
+        let event = AuditEvent {
+            user_id: Some(who),
+            session_id: Some(which),
+            identifier_index: Some(vec![0, 255, 16]),
+            ..audit_event(ports)
+        };
+        let mut store = ports.store().await.expect("a connection");
+        store.record(&event).await.expect("an answer");
+        let read = world.value(
+            "SELECT lower(hex(id)) || '|' || at || '|' || action || '|' || outcome || '|' || reason || '|' ||
+                    lower(hex(user_id)) || '|' || lower(hex(session_id)) || '|' || lower(hex(identifier_index)) ||
+                    '|' || ip || '|' || user_agent || '|' || browser || '|' || os || '|' || request_id || '|' || engine
+                    AS value FROM audit_events",
+            "SELECT replace(id::text, '-', '') || '|' || (extract(epoch FROM at) * 1000000)::bigint || '|' || action ||
+                    '|' || outcome || '|' || reason || '|' || replace(user_id::text, '-', '') || '|' ||
+                    replace(session_id::text, '-', '') || '|' || encode(identifier_index, 'hex') || '|' || ip || '|' ||
+                    user_agent || '|' || browser || '|' || os || '|' || request_id || '|' || engine
+                    AS value FROM audit_events",
+        );
+        let micros = event.at.unix_timestamp_nanos() / 1000;
+        let (id, who, which) = (event.id.simple(), who.0.simple(), which.0.simple());
+        let agent = &event.caller.user_agent;
+        assert_eq!(
+            read,
+            format!(
+                "{id}|{micros}|login|failure|invalid_credentials|{who}|{which}|00ff10|192.0.2.7|{agent}|Firefox|Linux|\
+                 request-1|sync"
+            )
+        );
+        // An event of nobody.
+        store.record(&audit_event(ports)).await.expect("an answer");
+        assert_eq!(world.count("audit_events"), 2);
+    }
+
+    /// Writes to every table.
+    async fn write_everywhere<P: Ports>(ports: &P, store: &mut P::Store) -> Result<UserId, Unavailable> {
+        let one = user(ports);
+        assert_eq!(store.insert_user(&one).await?, Inserted::Yes);
+        store.insert_session(&session(ports, &one)).await?;
+        store.enqueue(&letter(ports)).await?;
+        store.record(&audit_event(ports)).await?;
+        Ok(one.id)
+    }
+
+    fn rows<P: Adapter>(world: &World<P>) -> [i64; 4] {
+        ["users", "sessions", "outbox", "audit_events"].map(|table| world.count(table))
+    }
+
+    pub(super) async fn a_unit_of_work_is_kept_or_undone_as_a_whole<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let kept = ports
+            .transaction(async |store| {
+                let id = write_everywhere(ports, store).await?;
+                assert!(store.user(id).await?.is_some(), "it does not see its own work");
+                assert_eq!(rows(world), [0; 4], "others see what is not committed");
+                Ok::<_, Undone>(id)
+            })
+            .await;
+        assert_eq!(rows(world), [1; 4]);
+        assert!(found(&world.twin(), kept.expect("a commit")).await.is_some());
+
+        let undone = ports
+            .transaction(async |store| {
+                write_everywhere(ports, store).await?;
+                Err::<(), _>(Undone::OnPurpose)
+            })
+            .await;
+        assert!(matches!(undone, Err(Undone::OnPurpose)));
+        assert_eq!(rows(world), [1; 4]);
+
+        // A statement that fails.
+        let failed = ports
+            .transaction(async |store| {
+                write_everywhere(ports, store).await?;
+                store.insert_session(&session(ports, &user(ports))).await?;
+                Ok::<_, Undone>(())
+            })
+            .await;
+        assert!(matches!(failed, Err(Undone::Unavailable)), "{failed:?}");
+        assert_eq!(rows(world), [1; 4]);
+
+        // One that fails and is passed over: PostgreSQL cannot commit what is left, so nobody does.
+        let passed_over = ports
+            .transaction(async |store| {
+                let id = write_everywhere(ports, store).await?;
+                let _ = store.insert_session(&session(ports, &user(ports))).await;
+                Ok::<_, Undone>(id)
+            })
+            .await;
+        assert!(matches!(passed_over, Err(Undone::Unavailable)), "{passed_over:?}");
+        assert_eq!(rows(world), [1; 4]);
+
+        for _ in 0..20 {
+            let answer = ports.transaction(async |store| write_everywhere(ports, store).await).await;
+            assert!(answer.is_ok(), "{answer:?}");
+        }
+    }
+
+    pub(super) async fn a_commit_that_fails_keeps_nothing_and_spoils_no_connection<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let before = inserted(ports, unverified(ports)).await;
+        world.refuse_commits();
+        // More often than the pool has connections.
+        for _ in 0..20 {
+            let refused = ports.transaction(async |store| write_everywhere(ports, store).await).await;
+            assert!(refused.is_err(), "a commit that failed was taken for one");
+            let refused = ports
+                .transaction(async |store| store.confirm_user(before.id, &confirmation(), ports.now()).await)
+                .await;
+            assert!(refused.is_err());
+            assert_same(&found(ports, before.id).await.expect("the user"), &before);
+        }
+        // A single statement is a unit of its own.
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.confirm_user(before.id, &confirmation(), ports.now()).await.is_err());
+        drop(store);
+        assert_eq!(rows(world), [1, 0, 0, 0]);
+        world.allow_commits();
+        for _ in 0..20 {
+            let kept = ports.transaction(async |store| write_everywhere(ports, store).await).await;
+            assert!(kept.is_ok(), "{kept:?}");
+        }
+        assert_eq!(rows(world), [21, 20, 20, 20]);
+    }
+
+    pub(super) async fn units_of_work_side_by_side_all_succeed<P: Adapter>(world: &World<P>) {
+        let twin = world.twin();
+        let answers = world
+            .ports
+            .together(60, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                ports
+                    .transaction(async |store| {
+                        write_everywhere(&ports, store).await?;
+                        if nth % 3 == 0 { Err(Undone::OnPurpose) } else { Ok(()) }
+                    })
+                    .await
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 40, "{answers:?}");
+        assert!(answers.iter().all(|answer| !matches!(answer, Err(Undone::Unavailable))), "{answers:?}");
+        assert_eq!(rows(world), [40; 4]);
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(60);
+
+    fn lives(left: Duration, ttl: Duration) -> bool {
+        left <= ttl && left + Duration::from_secs(5) >= ttl && !left.is_zero()
+    }
+
+    pub(super) async fn an_entry_lives_as_long_as_it_is_told<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        assert_eq!(store.get("k").await.expect("an answer"), None);
+        for (value, ttl) in [
+            (b"one".as_slice(), LONG),
+            (&[0, 255, 10, 13, 0, 128], LONG * 1000),
+            (b"", LONG),
+            ([7; 5000].as_slice(), LONG * 60 * 24 * 30),
+        ] {
+            store.put("k", value, ttl).await.expect("an answer");
+            let entry = world.twin().ephemeral().get("k").await.expect("an answer").expect("an entry");
+            assert_eq!(entry.value, value);
+            assert!(lives(entry.expires_in, ttl), "{:?} of {ttl:?}", entry.expires_in);
+        }
+        assert_eq!(store.get("K").await.expect("an answer"), None);
+        store.put("k:ÿ", b"other", LONG).await.expect("an answer");
+        store.remove("k").await.expect("an answer");
+        store.remove("k").await.expect("an answer");
+        assert_eq!(store.get("k").await.expect("an answer"), None);
+        assert_eq!(store.get("k:ÿ").await.expect("an answer").expect("an entry").value, b"other");
+        store.ping().await.expect("an answer");
+    }
+
+    pub(super) async fn an_entry_is_put_where_none_is<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let store = ports.ephemeral();
+        assert_eq!(store.put_if_absent("k", b"first", LONG).await.expect("an answer"), None);
+        let left = store.put_if_absent("k", b"second", LONG * 9).await.expect("an answer").expect("one is there");
+        assert!(lives(left, LONG), "{left:?}");
+        let entry = store.get("k").await.expect("an answer").expect("an entry");
+        assert_eq!(entry.value, b"first");
+        assert!(lives(entry.expires_in, LONG), "the second changed how long the first lives");
+        for key in ["a", "b"] {
+            let answers = ports
+                .together(50, async |ports, nth| {
+                    let value = nth.to_string();
+                    ports.ephemeral().put_if_absent(key, value.as_bytes(), LONG).await.expect("an answer")
+                })
+                .await;
+            assert_eq!(answers.iter().filter(|answer| answer.is_none()).count(), 1);
+        }
+    }
+
+    pub(super) async fn of_many_removals_of_one_value_exactly_one_succeeds<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let store = ports.ephemeral();
+        assert!(!store.remove_if_equal("k", b"value").await.expect("an answer"));
+        store.put("k", b"value", LONG).await.expect("an answer");
+        for other in [b"valu".as_slice(), b"value2", b"VALUE", b""] {
+            assert!(!store.remove_if_equal("k", other).await.expect("an answer"));
+        }
+        let twin = world.twin();
+        let answers = ports
+            .together(50, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                ports.ephemeral().remove_if_equal("k", b"value").await.expect("an answer")
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|removed| **removed).count(), 1);
+        assert_eq!(store.get("k").await.expect("an answer"), None);
+    }
+
+    pub(super) async fn a_counter_counts_everyone_and_lives_from_its_first_count<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let mut counts =
+            ports.together(50, async |ports, _| ports.ephemeral().increment("k", LONG).await.expect("an answer")).await;
+        counts.sort_unstable();
+        assert_eq!(counts, (1..=50).collect::<Vec<i64>>());
+        let store = ports.ephemeral();
+        store.remove("k").await.expect("an answer");
+        assert_eq!(store.increment("k", LONG).await.expect("an answer"), 1, "a removed counter begins anew");
+
+        // Counting on must not make it live longer.
+        let ttl = Duration::from_millis(400);
+        let began = Instant::now();
+        assert_eq!(store.increment("short", ttl).await.expect("an answer"), 1);
+        let mut last = 1;
+        loop {
+            pause(Duration::from_millis(20));
+            let asked = Instant::now();
+            let count = store.increment("short", ttl).await.expect("an answer");
+            if count == 1 {
+                assert!(began.elapsed() >= ttl - Duration::from_millis(2), "it ran out early: {:?}", began.elapsed());
+                break;
+            }
+            assert_eq!(count, last + 1);
+            last = count;
+            assert!(asked - began < ttl * 2, "counting on prolongs its life");
+        }
+    }
+
+    pub(super) async fn what_has_run_out_is_absent_and_replaceable<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        for key in ["get", "put", "absent", "equal"] {
+            store.put(key, b"old", SHORT).await.expect("an answer");
+        }
+        store.increment("count", SHORT).await.expect("an answer");
+        assert_eq!(store.put_if_absent("again", b"old", SHORT).await.expect("an answer"), None);
+        pause(SHORT * 2);
+        assert_eq!(store.get("get").await.expect("an answer"), None);
+        assert!(!store.remove_if_equal("equal", b"old").await.expect("an answer"));
+        assert_eq!(store.increment("count", LONG).await.expect("an answer"), 1);
+        assert_eq!(store.increment("count", LONG).await.expect("an answer"), 2);
+        store.put("put", b"new", LONG).await.expect("an answer");
+        for key in ["absent", "again"] {
+            assert_eq!(store.put_if_absent(key, b"new", LONG).await.expect("an answer"), None);
+        }
+        for key in ["put", "absent", "again"] {
+            let entry = store.get(key).await.expect("an answer").expect("an entry");
+            assert_eq!(entry.value, b"new");
+            assert!(lives(entry.expires_in, LONG));
+        }
+    }
+
+    fn rule(key: &str, count: u32, per: Duration) -> Rule {
+        Rule { key: format!("limit:{key}"), rate: Rate { count, per } }
+    }
+
+    pub(super) async fn a_request_counts_against_every_rule_or_none<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        let (tight, wide) = (rule("tight", 2, LONG * 60), rule("wide", 4, LONG * 60));
+        let both = [tight.clone(), wide.clone()];
+        for _ in 0..2 {
+            assert_eq!(store.admit(&both).await, Decision::Admitted);
+        }
+        for _ in 0..5 {
+            let Decision::Throttled { retry_after } = store.admit(&both).await else { panic!("admitted") };
+            assert!(!retry_after.is_zero() && retry_after <= LONG * 120, "{retry_after:?}");
+        }
+        // What was throttled was not counted against the wide one.
+        for _ in 0..2 {
+            assert_eq!(store.admit(std::slice::from_ref(&wide)).await, Decision::Admitted);
+        }
+        assert!(matches!(store.admit(&[wide]).await, Decision::Throttled { .. }));
+        assert!(matches!(store.admit(&[rule("free", 9, LONG), tight]).await, Decision::Throttled { .. }));
+        assert_eq!(store.admit(&[]).await, Decision::Admitted);
+
+        let crowd = rule("crowd", 10, LONG * 60);
+        let answers = world
+            .ports
+            .together(50, async |ports, _| ports.ephemeral().admit(std::slice::from_ref(&crowd)).await)
+            .await;
+        assert_eq!(answers.iter().filter(|answer| **answer == Decision::Admitted).count(), 10);
+    }
+
+    pub(super) async fn limits_decide_alike_in_process_and_in_redis<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        // A window passes in 400 ms; times are shares of a window from the start of one.
+        let per = Duration::from_millis(400);
+        let steps = [(0.1, 5), (0.6, 2), (1.1, 3), (1.65, 4), (2.4, 1), (4.2, 6), (5.6, 3), (5.95, 1)];
+        'attempt: for attempt in 0.. {
+            assert!(attempt < 10, "the machine is too busy to compare two clocks");
+            let limiter = LocalLimiter::default();
+            let rules = [rule(&format!("slow{attempt}"), 9, per * 40), rule(&format!("{attempt}"), 4, per)];
+            let start = start_of_window(per);
+            let began = Instant::now();
+            for (at, times) in steps {
+                pause(per.mul_f64(at).saturating_sub(began.elapsed()));
+                for time in 0..times {
+                    let asked = Instant::now();
+                    let here = limiter.admit(&rules, system::now());
+                    let there = store.admit(&rules).await;
+                    // A pause of the machine between the two would let them see different times.
+                    if asked.elapsed() > per / 20 || began.elapsed() > per.mul_f64(at + 0.05) {
+                        continue 'attempt;
+                    }
+                    match (here, there) {
+                        (Decision::Admitted, Decision::Admitted) => (),
+                        (Decision::Throttled { retry_after: one }, Decision::Throttled { retry_after: other }) => {
+                            assert!(one.abs_diff(other) < per / 20, "{one:?} and {other:?} at {at}");
+                        }
+                        differing => panic!("{differing:?} at {at}, request {time}, begun at {start}"),
+                    }
+                }
+            }
+            return;
+        }
+    }
+
+    /// Waits for the next window to begin.
+    fn start_of_window(per: Duration) -> OffsetDateTime {
+        let micros = |time: OffsetDateTime| u64::try_from(time.unix_timestamp_nanos() / 1000).expect("after 1970");
+        let length = u64::try_from(per.as_micros()).expect("a short window");
+        pause(Duration::from_micros(length - micros(system::now()) % length));
+        system::now()
+    }
+}
+
+/// The environment of an instance on a new, empty database.
+fn empty_database(backend: Backend) -> Vec<(&'static str, String)> {
+    let mut env = vec![("BIFRONS_DATA_DIR", fresh_directory("data").join("data").display().to_string())];
+    if backend == Backend::PostgresRedis {
+        env.push(("BIFRONS_DATABASE__URL", POSTGRES.create_database()));
+        env.push(("BIFRONS_STORE__URL", REDIS.create_database()));
+        env.push(("BIFRONS_SECRETS__MASTER", BASE64URL_NOPAD.encode(&random_bytes::<32>())));
+    }
+    env
+}
+
+fn run_in(env: &[(&'static str, String)], command: &str) -> support::Outcome {
+    let env: Vec<(&str, &str)> = env.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    run_alone(&env, &[command], "")
+}
+
+/// A gateway on this database; `Embedded` only says that the harness need not make one.
+fn gateway_on(env: &[(&'static str, String)]) -> Result<Gateway, support::Refusal> {
+    Gateway::try_start(
+        env.iter().fold(Options::new(Backend::Embedded), |options, (key, value)| options.with(key, value)),
+    )
+}
+
+fn execute_in(env: &[(&'static str, String)], statement: &str) {
+    let value = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
+    match value("BIFRONS_DATABASE__URL") {
+        Some(url) => drop(POSTGRES.query(url, statement)),
+        None => {
+            let file = format!("{}/bifrons.db", value("BIFRONS_DATA_DIR").expect("a directory"));
+            let mut conn = SqliteConnection::establish(&file).expect("a connection");
+            conn.batch_execute(statement).expect("a statement");
+        }
+    }
+}
+
+#[test]
+fn a_database_that_is_newer_or_has_a_gap_is_refused_by_name() {
+    for backend in [Backend::Embedded, Backend::PostgresRedis] {
+        let env = empty_database(backend);
+        let migrated = run_in(&env, "migrate");
+        assert!(migrated.status.success(), "{backend:?}: {}", migrated.errors);
+        execute_in(&env, "INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
+        let refused = run_in(&env, "migrate");
+        assert!(!refused.status.success(), "{backend:?}: a newer database was migrated");
+        assert!(refused.errors.contains("9999") && refused.errors.contains("newer"), "{backend:?}: {}", refused.errors);
+        let refused = gateway_on(&env).err().unwrap_or_else(|| panic!("{backend:?}: a newer database was served"));
+        assert!(!refused.status.success());
+        assert!(refused.log.contains("9999") && refused.log.contains("newer"), "{backend:?}: {}", refused.log);
+
+        // The later one is there and the first one is not.
+        execute_in(&env, "DELETE FROM __diesel_schema_migrations WHERE version <> '9999'");
+        let refused = run_in(&env, "migrate");
+        assert!(!refused.status.success() && refused.errors.contains("9999"), "{backend:?}: {}", refused.errors);
+    }
+}
+
+#[test]
+fn migrations_of_one_fresh_database_at_once_do_not_collide() {
+    for backend in [Backend::Embedded, Backend::PostgresRedis] {
+        let env = empty_database(backend);
+        thread::scope(|scope| {
+            let one = || scope.spawn(|| run_in(&env, "migrate"));
+            let runs: Vec<_> = (0..6).map(|_| one()).collect();
+            for run in runs {
+                let outcome = run.join().expect("no panic");
+                assert!(outcome.status.success(), "{backend:?}: {}", outcome.errors);
+            }
+        });
+        let again = run_in(&env, "migrate");
+        assert!(again.status.success(), "{backend:?}: {}", again.errors);
+    }
+}
+
+#[test]
+fn gateways_that_start_at_once_serve_as_one() {
+    for backend in [Backend::Embedded, Backend::PostgresRedis] {
+        // `serve` alone makes the embedded database, its schema and its master secret.
+        let env = empty_database(backend);
+        if backend == Backend::PostgresRedis {
+            let migrated = run_in(&env, "migrate");
+            assert!(migrated.status.success(), "{}", migrated.errors);
+        }
+        let gateways: Vec<Gateway> = thread::scope(|scope| {
+            let starting: Vec<_> = (0..4).map(|_| scope.spawn(|| gateway_on(&env))).collect();
+            let started = starting.into_iter().map(|start| start.join().expect("no panic"));
+            started.map(|start| start.unwrap_or_else(|refusal| panic!("{backend:?}: {}", refusal.log))).collect()
+        });
+        let (first, last) = (gateways.first().expect("a gateway"), gateways.last().expect("a gateway"));
+        let email = "ada@example.com";
+        let body = serde_json::json!({"email": email, "password": PASSWORD});
+        let answer = Client::new(first.v1).send(&Request::post("/api/v1/auth/register/", &body));
+        assert_eq!(answer.status, 201, "{backend:?}: {}", answer.shown());
+        let code = first.wait_for_mail(email, 1).code().expect("a code");
+        // What one instance sealed, every other can open.
+        let body = serde_json::json!({"challenge": answer.text("data.challenge"), "otp": code});
+        let answer = Client::new(last.v2).send(&Request::post("/api/v2/auth/verify-otp/", &body));
+        assert_eq!(answer.status, 200, "{backend:?}: {}", answer.shown());
+        for gateway in &gateways {
+            let me = Request::get("/api/v1/auth/me/").bearer(&answer.text("data.access"));
+            let me = Client::new(gateway.v1).send(&me);
+            assert_eq!(me.status, 200, "{backend:?}: {}", me.shown());
+        }
+    }
+}
+
+#[test]
+fn a_postgres_database_without_its_schema_is_not_served() {
+    let env = empty_database(Backend::PostgresRedis);
+    thread::scope(|scope| {
+        let starting: Vec<_> = (0..4).map(|_| scope.spawn(|| gateway_on(&env))).collect();
+        for start in starting {
+            let refused = start.join().expect("no panic").err().expect("an empty database was served");
+            assert!(refused.log.contains("bifrons migrate"), "{}", refused.log);
+        }
+    });
+}
+
+#[test]
+fn a_database_of_another_master_secret_is_refused() {
+    for backend in [Backend::Embedded, Backend::PostgresRedis] {
+        let mut env = empty_database(backend);
+        let migrated = run_in(&env, "migrate");
+        assert!(migrated.status.success(), "{backend:?}: {}", migrated.errors);
+        drop(gateway_on(&env).unwrap_or_else(|refusal| panic!("{backend:?}: {}", refusal.log)));
+        env.retain(|(key, _)| *key != "BIFRONS_SECRETS__MASTER");
+        env.push(("BIFRONS_SECRETS__MASTER", BASE64URL_NOPAD.encode(&random_bytes::<32>())));
+        let refused = gateway_on(&env).err().unwrap_or_else(|| panic!("{backend:?}: it was served"));
+        assert!(!refused.status.success());
+        assert!(refused.log.contains("another master secret"), "{backend:?}: {}", refused.log);
+    }
+}
