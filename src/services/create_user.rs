@@ -76,28 +76,15 @@ pub async fn create_user<P: Ports>(ports: &P, caller: &Caller, request: CreateUs
     let hash = ports.hash_password(request.password, ports.random()).await?;
     let now = ports.now();
     let user = User {
-        id: UserId(ports.new_id()),
         auth_provider: if email.is_some() { AuthProvider::Email } else { AuthProvider::Phone },
         email: email.map(|email| email.as_str().to_owned()),
         phone: phone.map(|phone| phone.as_str().to_owned()),
         password_hash: Some(hash),
         role: request.role,
         is_verified: true,
-        is_active: true,
-        is_contested: false,
         first_name: request.first_name,
         last_name: request.last_name,
-        bio: String::new(),
-        avatar: String::new(),
-        country: String::new(),
-        state: String::new(),
-        city: String::new(),
-        address: String::new(),
-        pid: public_id(ports),
-        created_at: now,
-        updated_at: now,
-        last_login_at: None,
-        deleted_at: None,
+        ..User::new(UserId(ports.new_id()), public_id(ports), now)
     };
     ports
         .transaction(async |store| {

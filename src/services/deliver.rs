@@ -13,7 +13,7 @@ use super::{
     model::{OutboxEntry, Settlement},
     policy::OutboxPolicy,
     ports::{Before, Outbox as _, Ports},
-    register::REGISTRATION_TTL,
+    registration::REGISTRATION_TTL,
 };
 
 /// Why a letter was not sent; the sentence holds no address and no secret.

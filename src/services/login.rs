@@ -18,7 +18,7 @@ use super::{
     passwords::{Password, Verified},
     ports::{Audit as _, Ports, Users as _},
     problem::Problem,
-    register::waiting_hash,
+    registration::waiting_hash,
     session::{self, OpenError, SignedIn},
 };
 

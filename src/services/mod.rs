@@ -28,6 +28,7 @@ pub mod profile;
 pub mod ready;
 pub mod refresh;
 pub mod register;
+pub mod registration;
 pub mod resend_otp;
 pub mod run;
 pub mod session;

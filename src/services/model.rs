@@ -152,6 +152,36 @@ pub struct User {
     pub deleted_at: Option<OffsetDateTime>,
 }
 
+impl User {
+    /// A new client without identifier, password or profile, active and not verified.
+    pub const fn new(id: UserId, pid: String, at: OffsetDateTime) -> Self {
+        Self {
+            id,
+            email: None,
+            phone: None,
+            password_hash: None,
+            role: Role::Client,
+            auth_provider: AuthProvider::Email,
+            is_verified: false,
+            is_active: true,
+            is_contested: false,
+            first_name: String::new(),
+            last_name: String::new(),
+            bio: String::new(),
+            avatar: String::new(),
+            country: String::new(),
+            state: String::new(),
+            city: String::new(),
+            address: String::new(),
+            pid,
+            created_at: at,
+            updated_at: at,
+            last_login_at: None,
+            deleted_at: None,
+        }
+    }
+}
+
 impl fmt::Debug for User {
     // Personal data and hashes stay out of logs and panics.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,20 +17,14 @@ use super::{
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
     identifier::Identifier,
-    keys::Keys,
     letters::Letter,
-    model::{AuthProvider, Caller, Confirmation, OutboxEntry, RegistrationId, Role, User, UserId},
+    model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
     passwords::{self, NOBODYS_SALT, Password},
-    ports::{Audit as _, Ephemeral as _, Inserted, Outbox as _, Ports, Users as _},
+    ports::{Audit as _, Inserted, Outbox as _, Ports, Users as _},
     problem::Problem,
+    registration::{self, Pending},
 };
-
-/// How long a registration waits for its code. After that its challenge, its account and the hash
-/// that [`waiting_hash`] finds are gone, for a free identifier as for one that has an account.
-pub const REGISTRATION_TTL: std::time::Duration = std::time::Duration::from_secs(86_400);
-
-const CHALLENGE: &str = "registration";
 
 /// `POST /auth/register/`
 #[derive(Debug, Deserialize, Validate)]
@@ -102,43 +96,6 @@ impl From<RegisterError> for Problem {
     }
 }
 
-/// What waits for its code, sealed in the ephemeral store.
-#[derive(Serialize, Deserialize)]
-pub struct Pending {
-    /// The account; an id of nobody when the identifier had a verified one.
-    pub user_id: UserId,
-    /// `email` or `phone`.
-    pub kind: String,
-    /// The address or number.
-    pub identifier: String,
-    /// Argon2id, PHC.
-    pub password_hash: String,
-    /// The role asked for.
-    pub role: Role,
-    /// Given name.
-    pub first_name: String,
-    /// Family name.
-    pub last_name: String,
-}
-
-impl Pending {
-    /// What verifying makes of the account.
-    pub fn confirmation(&self) -> Confirmation {
-        Confirmation {
-            password_hash: Some(self.password_hash.clone()),
-            role: self.role,
-            first_name: self.first_name.clone(),
-            last_name: self.last_name.clone(),
-        }
-    }
-
-    /// Where its codes go.
-    pub fn identifier(&self) -> Identifier {
-        let text = self.identifier.clone();
-        if self.kind == "email" { Identifier::Email(text) } else { Identifier::Phone(text) }
-    }
-}
-
 /// Registers, or makes it look so.
 ///
 /// # Errors
@@ -189,8 +146,8 @@ async fn attempt<P: Ports>(
         first_name: wanted.first_name.clone(),
         last_name: wanted.last_name.clone(),
     };
-    let challenge = keep(ports, &pending).await?;
-    keep_waiting_hash(ports, &to, &password_hash).await?;
+    let challenge = registration::keep(ports, &pending).await?;
+    registration::keep_waiting_hash(ports, &to, &password_hash).await?;
     let who = SendTo::Account(known.map_or(fresh.id, |user| user.id));
     let may_send = codes::claim_send(ports, &who).await?;
     // A code is made in any case, so that each case makes the same calls.
@@ -250,48 +207,12 @@ async fn hash_beside<P: Ports>(ports: &P, known: Option<&User>, password: &Passw
     ports.hash_password(password.clone(), salt).await
 }
 
-// The first registration counts, as it does for a free identifier's row.
-async fn keep_waiting_hash<P: Ports>(ports: &P, identifier: &Identifier, hash: &str) -> Result<(), Unavailable> {
-    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
-    let sealed = keys.seal_payload(keys.stand_in(&key).0, hash.as_bytes(), ports.random());
-    ports.ephemeral().put_if_absent(&key, &sealed, REGISTRATION_TTL).await.map(drop)
-}
-
-/// The hash that the first recent registration of this identifier brought along. Whoever signs in
-/// with that password is told to verify, whether the identifier was free or had an account: the
-/// answer must not tell which.
-///
-/// # Errors
-/// The store is away.
-pub async fn waiting_hash<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<String>, Unavailable> {
-    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
-    let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
-    let opened = keys.open_payload(keys.stand_in(&key).0, &entry.value).ok();
-    Ok(opened.and_then(|hash| String::from_utf8(hash).ok()))
-}
-
-fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
-    format!("waiting:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
-}
-
 /// The user's own spelling of what was asked for.
 pub fn stored_spelling(user: &User, asked: &Identifier) -> Option<Identifier> {
     match asked {
         Identifier::Email(_) => user.email.clone().map(Identifier::Email),
         Identifier::Phone(_) => user.phone.clone().map(Identifier::Phone),
     }
-}
-
-/// The registration that a challenge stands for, if it is still kept.
-///
-/// # Errors
-/// The store is away.
-pub async fn pending<P: Ports>(ports: &P, challenge: &str) -> Result<Option<Pending>, Unavailable> {
-    let keys = ports.keys();
-    let id = keys.open_challenge(CHALLENGE, challenge).ok().and_then(|bytes| uuid::Uuid::from_slice(&bytes).ok());
-    let Some(id) = id else { return Ok(None) };
-    let Some(entry) = ports.ephemeral().get(&registration_key(RegistrationId(id))).await? else { return Ok(None) };
-    Ok(read_pending(keys, id, &entry.value))
 }
 
 /// A new code for an account, in a letter that runs out with it.
@@ -398,28 +319,14 @@ fn new_user<P: Ports>(ports: &P, wanted: &Wanted, password_hash: &str, now: Offs
         Identifier::Phone(number) => (None, Some(number.clone()), AuthProvider::Phone),
     };
     User {
-        id: UserId(ports.new_id()),
         email,
         phone,
         password_hash: Some(password_hash.to_owned()),
         role: wanted.role,
         auth_provider,
-        is_verified: false,
-        is_active: true,
-        is_contested: false,
         first_name: wanted.first_name.clone(),
         last_name: wanted.last_name.clone(),
-        bio: String::new(),
-        avatar: String::new(),
-        country: String::new(),
-        state: String::new(),
-        city: String::new(),
-        address: String::new(),
-        pid: public_id(ports),
-        created_at: now,
-        updated_at: now,
-        last_login_at: None,
-        deleted_at: None,
+        ..User::new(UserId(ports.new_id()), public_id(ports), now)
     }
 }
 
@@ -432,22 +339,6 @@ pub fn public_id<P: Ports>(ports: &P) -> String {
         pid.extend(drawn.map(|byte| char::from(b'a' + byte % 26)).take(10 - pid.len()));
     }
     pid
-}
-
-async fn keep<P: Ports>(ports: &P, pending: &Pending) -> Result<String, Unavailable> {
-    let (id, keys) = (ports.new_id(), ports.keys());
-    let clear = serde_json::to_vec(pending).unwrap_or_default();
-    let sealed = keys.seal_payload(id, &clear, ports.random());
-    ports.ephemeral().put(&registration_key(RegistrationId(id)), &sealed, REGISTRATION_TTL).await?;
-    Ok(keys.seal_challenge(CHALLENGE, id.as_bytes(), ports.random()))
-}
-
-fn read_pending(keys: &Keys, id: uuid::Uuid, sealed: &[u8]) -> Option<Pending> {
-    serde_json::from_slice(&keys.open_payload(id, sealed).ok()?).ok()
-}
-
-fn registration_key(id: RegistrationId) -> String {
-    format!("registration:{id}")
 }
 
 fn notice<P: Ports>(ports: &P, identifier: &Identifier) -> OutboxEntry {
@@ -479,6 +370,7 @@ mod tests {
     use crate::services::{
         login::{Login, login},
         memory::{World, caller, request},
+        registration::REGISTRATION_TTL,
         run::run,
         verify_otp::{VerifyOtp, VerifyOtpError, verify_otp},
     };

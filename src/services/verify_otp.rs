@@ -15,7 +15,7 @@ use super::{
     outbox,
     ports::{Audit as _, Outbox as _, Ports, Users as _},
     problem::Problem,
-    register::{self, Pending},
+    registration::{self, Pending},
     session::{self, OpenError, SignedIn},
 };
 
@@ -94,7 +94,7 @@ pub async fn target<P: Ports>(
     let invalid = |field: &str, sentence: String| VerifyOtpError::Invalid(field_error(field, sentence));
     match (given(challenge), given(email), given(phone), given(email_or_phone)) {
         (Some(challenge), None, None, None) => {
-            let pending = register::pending(ports, &challenge).await?;
+            let pending = registration::pending(ports, &challenge).await?;
             Ok(Target::Challenge(challenge, pending))
         }
         (None, Some(email), None, None) => {

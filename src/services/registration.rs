@@ -1,0 +1,116 @@
+//! What waits for its code: a registration under its own id, which only its challenge names, and
+//! the hash of the first recent registration of an identifier. Both sealed, in the ephemeral store.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    error::Unavailable,
+    identifier::Identifier,
+    keys::Keys,
+    model::{Confirmation, RegistrationId, Role, UserId},
+    ports::{Ephemeral as _, Ports},
+};
+
+/// How long a registration waits for its code. After that its challenge, its account and the hash
+/// that [`waiting_hash`] finds are gone, for a free identifier as for one that has an account.
+pub const REGISTRATION_TTL: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+const CHALLENGE: &str = "registration";
+
+/// What waits for its code, sealed in the ephemeral store.
+#[derive(Serialize, Deserialize)]
+pub struct Pending {
+    /// The account; an id of nobody when the identifier had a verified one.
+    pub user_id: UserId,
+    /// `email` or `phone`.
+    pub kind: String,
+    /// The address or number.
+    pub identifier: String,
+    /// Argon2id, PHC.
+    pub password_hash: String,
+    /// The role asked for.
+    pub role: Role,
+    /// Given name.
+    pub first_name: String,
+    /// Family name.
+    pub last_name: String,
+}
+
+impl Pending {
+    /// What verifying makes of the account.
+    pub fn confirmation(&self) -> Confirmation {
+        Confirmation {
+            password_hash: Some(self.password_hash.clone()),
+            role: self.role,
+            first_name: self.first_name.clone(),
+            last_name: self.last_name.clone(),
+        }
+    }
+
+    /// Where its codes go.
+    pub fn identifier(&self) -> Identifier {
+        let text = self.identifier.clone();
+        if self.kind == "email" { Identifier::Email(text) } else { Identifier::Phone(text) }
+    }
+}
+
+/// Keeps a registration; returns its challenge.
+///
+/// # Errors
+/// The store is away.
+pub async fn keep<P: Ports>(ports: &P, pending: &Pending) -> Result<String, Unavailable> {
+    let (id, keys) = (ports.new_id(), ports.keys());
+    let clear = serde_json::to_vec(pending).unwrap_or_default();
+    let sealed = keys.seal_payload(id, &clear, ports.random());
+    ports.ephemeral().put(&registration_key(RegistrationId(id)), &sealed, REGISTRATION_TTL).await?;
+    Ok(keys.seal_challenge(CHALLENGE, id.as_bytes(), ports.random()))
+}
+
+fn read_pending(keys: &Keys, id: Uuid, sealed: &[u8]) -> Option<Pending> {
+    serde_json::from_slice(&keys.open_payload(id, sealed).ok()?).ok()
+}
+
+fn registration_key(id: RegistrationId) -> String {
+    format!("registration:{id}")
+}
+
+/// Keeps the hash of a registration's password; the first one counts, as it does for a free
+/// identifier's row.
+///
+/// # Errors
+/// The store is away.
+pub async fn keep_waiting_hash<P: Ports>(ports: &P, identifier: &Identifier, hash: &str) -> Result<(), Unavailable> {
+    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
+    let sealed = keys.seal_payload(keys.stand_in(&key).0, hash.as_bytes(), ports.random());
+    ports.ephemeral().put_if_absent(&key, &sealed, REGISTRATION_TTL).await.map(drop)
+}
+
+/// The hash that the first recent registration of this identifier brought along. Whoever signs in
+/// with that password is told to verify, whether the identifier was free or had an account: the
+/// answer must not tell which.
+///
+/// # Errors
+/// The store is away.
+pub async fn waiting_hash<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<String>, Unavailable> {
+    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
+    let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
+    let opened = keys.open_payload(keys.stand_in(&key).0, &entry.value).ok();
+    Ok(opened.and_then(|hash| String::from_utf8(hash).ok()))
+}
+
+fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
+    format!("waiting:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
+}
+
+/// The registration that a challenge stands for, if it is still kept.
+///
+/// # Errors
+/// The store is away.
+pub async fn pending<P: Ports>(ports: &P, challenge: &str) -> Result<Option<Pending>, Unavailable> {
+    let keys = ports.keys();
+    let id = keys.open_challenge(CHALLENGE, challenge).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+    let Some(id) = id else { return Ok(None) };
+    let Some(entry) = ports.ephemeral().get(&registration_key(RegistrationId(id))).await? else { return Ok(None) };
+    Ok(read_pending(keys, id, &entry.value))
+}
