@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::{
     services::{
         error::Overloaded,
-        passwords::{self, Arena, HashParams, Password, Verified},
+        passwords::{self, Arena, HashAs, HashParams, Password, Verified},
         policy::PasswordPolicy,
     },
     settings::Settings,
@@ -50,9 +50,13 @@ impl Hasher {
     ///
     /// # Errors
     /// [`Overloaded`].
-    pub async fn hash(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded> {
+    pub async fn hash(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {
         let params = self.params;
-        self.run(move |arena| params.hash(&password, salt, arena)).await?.ok_or(Overloaded)
+        let work = move |arena: &mut Arena| match how {
+            HashAs::New(salt) => params.hash(&password, salt, arena),
+            HashAs::Like(stored) => params.hash_like(&password, &stored, arena),
+        };
+        self.run(work).await?.ok_or(Overloaded)
     }
 
     /// Verifies a hash, or else another one of the same salt.

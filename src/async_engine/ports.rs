@@ -9,7 +9,7 @@ use crate::{
     services::{
         error::{Overloaded, Unavailable},
         keys::Keys,
-        passwords::{Password, Verified},
+        passwords::{HashAs, Password, Verified},
         policy::Policy,
         ports::Ports,
     },
@@ -86,8 +86,8 @@ impl Ports for AsyncPorts {
         done
     }
 
-    async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded> {
-        self.hasher.hash(password, salt).await
+    async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {
+        self.hasher.hash(password, how).await
     }
 
     async fn verify_password(

@@ -7,7 +7,7 @@ use super::{
     identifier::{Identifier, InvalidIdentifier},
     model::{AuthProvider, Caller, Role, User, UserId},
     outbox,
-    passwords::{self, Password},
+    passwords::{self, HashAs, Password},
     ports::{Audit as _, Inserted, Outbox as _, Ports, Users as _},
     register::public_id,
 };
@@ -73,7 +73,7 @@ pub async fn create_user<P: Ports>(ports: &P, caller: &Caller, request: CreateUs
     if !broken.is_empty() {
         return Err(CreateUserError::Password(broken.join(" ")));
     }
-    let hash = ports.hash_password(request.password, ports.random()).await?;
+    let hash = ports.hash_password(request.password, HashAs::New(ports.random())).await?;
     let now = ports.now();
     let user = User {
         auth_provider: if email.is_some() { AuthProvider::Email } else { AuthProvider::Phone },

@@ -14,11 +14,11 @@ use super::{
     fields::{FieldErrors, Text, at_most, bounded_password, field_error, present, required, required_password},
     identifier::Identifier,
     lockout,
-    model::Caller,
-    passwords::{Password, Verified},
+    model::{Caller, User},
+    passwords::{HashAs, Password, Verified},
     ports::{Audit as _, Ports, Users as _},
     problem::Problem,
-    registration::waiting_hash,
+    registration::{REGISTRATION_TTL, waiting_hash},
     session::{self, OpenError, SignedIn},
 };
 
@@ -91,6 +91,9 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
 
     let locked = lockout::locked_for(ports, &identifier).await?;
     let user = ports.store().await?.user_by_identifier(&identifier).await?;
+    // A registration that has waited too long is over, whether its row is deleted yet or not.
+    let is_over = |user: &User| !user.is_verified && user.updated_at + REGISTRATION_TTL <= ports.now();
+    let user = user.filter(|user| !is_over(user));
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
     let waiting = waiting_hash(ports, &identifier).await?;
     let verified = ports.verify_password(password.clone(), hash, waiting).await?;
@@ -125,7 +128,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         return refuse("not_verified", LoginError::NotVerified).await;
     }
     let new_hash = match verified {
-        Verified::Outdated => Some(ports.hash_password(password, ports.random()).await?),
+        Verified::Outdated => Some(ports.hash_password(password, HashAs::New(ports.random())).await?),
         Verified::Yes | Verified::Other | Verified::No => None,
     };
     let opened = ports

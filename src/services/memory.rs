@@ -22,7 +22,7 @@ use super::{
         AuditEvent, Caller, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session,
         SessionId, Settlement, User, UserId,
     },
-    passwords::{self, Arena, HashParams, Password, Verified},
+    passwords::{self, Arena, HashAs, HashParams, Password, Verified},
     policy::{LimitPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy, TokenPolicy},
     ports::{Audit, Before, Entry, Ephemeral, Inserted, Outbox, Ports, Sessions, Users},
 };
@@ -282,9 +282,13 @@ impl Ports for World {
         done
     }
 
-    async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded> {
+    async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {
         self.0.hashes.set(self.0.hashes.get() + 1);
-        CHEAP.hash(&password, salt, &mut Arena::default()).ok_or(Overloaded)
+        let hash = match how {
+            HashAs::New(salt) => CHEAP.hash(&password, salt, &mut Arena::default()),
+            HashAs::Like(stored) => CHEAP.hash_like(&password, &stored, &mut Arena::default()),
+        };
+        hash.ok_or(Overloaded)
     }
 
     async fn verify_password(

@@ -99,6 +99,14 @@ impl HashParams {
         Some(self.phc(&salt, digest.as_slice()))
     }
 
+    /// Hashes with the cost and salt of a stored hash: the same password gives the same string. One
+    /// that cannot be read has nobody's salt, as it has for [`Self::verify`].
+    pub fn hash_like(self, password: &Password, stored: &str, arena: &mut Arena) -> Option<String> {
+        let Some(phc) = Phc::parse(stored) else { return self.hash(password, NOBODYS_SALT, arena) };
+        let digest = phc.params.digest(password, &phc.salt, arena)?;
+        Some(phc.params.phc(&phc.salt, digest.as_slice()))
+    }
+
     /// Verifies against a stored PHC string, and against another one of the same salt and cost.
     /// Without a stored one it takes as long.
     pub fn verify(self, password: &Password, stored: Option<&str>, other: Option<&str>, arena: &mut Arena) -> Verified {
@@ -139,9 +147,13 @@ impl HashParams {
 /// The salt that stands in where nobody's hash is verified.
 pub const NOBODYS_SALT: [u8; 16] = [0; 16];
 
-/// The salt of a stored hash: hashing with it tells whether two passwords are the same.
-pub fn salt_of(stored: &str) -> Option<[u8; 16]> {
-    Phc::parse(stored)?.salt.try_into().ok()
+/// How a password is to be hashed.
+#[derive(Debug, Clone)]
+pub enum HashAs {
+    /// At today's cost, under this salt.
+    New([u8; 16]),
+    /// At the cost and under the salt of this hash.
+    Like(String),
 }
 
 struct Phc {
@@ -242,7 +254,11 @@ mod tests {
             Verified::No
         );
         assert_eq!(CHEAP.verify(&Password::new("correct horse"), None, None, &mut Arena::default()), Verified::No);
-        assert_eq!(salt_of(&hash), Some([1; 16]));
+        let like = |text: &str| {
+            HashParams { iterations: 2, ..CHEAP }.hash_like(&Password::new(text), &hash, &mut Arena::default())
+        };
+        assert_eq!(like("correct horse").as_deref(), Some(hash.as_str()));
+        assert_ne!(like("Correct horse").as_deref(), Some(hash.as_str()));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{
         AuditEvent, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId,
         Settlement, User, UserId,
     },
-    passwords::{Password, Verified},
+    passwords::{HashAs, Password, Verified},
     policy::Policy,
 };
 
@@ -63,8 +63,8 @@ pub trait Ports {
     where
         E: From<Unavailable>;
 
-    /// Argon2id of `password` under `salt`, as a PHC string.
-    async fn hash_password(&self, password: Password, salt: [u8; 16]) -> Result<String, Overloaded>;
+    /// Argon2id of `password`, as a PHC string.
+    async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded>;
 
     /// Whether `password` is the one of `hash`, or else of `other`, which has the same salt. Without
     /// a hash it takes as long.

@@ -20,7 +20,7 @@ use super::{
     letters::Letter,
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
-    passwords::{self, NOBODYS_SALT, Password},
+    passwords::{self, HashAs, NOBODYS_SALT, Password},
     ports::{Audit as _, Inserted, Outbox as _, Ports, Users as _},
     problem::Problem,
     registration::{self, Pending},
@@ -104,15 +104,19 @@ pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -
     let reveal = ports.policy().reveal_existing;
     let wanted = request.read(ports).await?;
     let mut known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
-    // The third insert that meets a taken value meets one that no look-up shows: a deleted user's.
-    for turn in 0..3 {
+    let mut is_hidden = false;
+    // Whoever loses a race for the identifier finds the winner's account on the second turn.
+    for _ in 0..3 {
         if known.is_some() && reveal {
             return Err(taken(&wanted.identifier));
         }
-        let is_hidden = turn == 2;
         match attempt(ports, caller, &wanted, known.as_ref(), is_hidden).await {
             Ok(registered) => return Ok(registered),
-            Err(Undone::Taken) => known = ports.store().await?.user_by_identifier(&wanted.identifier).await?,
+            Err(Undone::Taken) => {
+                known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
+                // Taken by somebody whom no look-up shows: a deleted user.
+                is_hidden = known.is_none();
+            }
             Err(Undone::Overloaded(error)) => return Err(error.into()),
             Err(Undone::Unavailable(error)) => return Err(error.into()),
         }
@@ -127,7 +131,14 @@ async fn attempt<P: Ports>(
     known: Option<&User>,
     is_hidden: bool,
 ) -> Result<Registered, Undone> {
-    let password_hash = hash_beside(ports, known, &wanted.password).await?;
+    let how = match known {
+        // Like the account's own hash: a person who registers twice does not contest their own
+        // account, and one digest at login tells both apart.
+        Some(user) => HashAs::Like(user.password_hash.clone().unwrap_or_default()),
+        None if is_hidden => HashAs::New(NOBODYS_SALT),
+        None => HashAs::New(ports.random()),
+    };
+    let password_hash = ports.hash_password(wanted.password.clone(), how).await?;
     let now = ports.now();
     let fresh = new_user(ports, wanted, &password_hash, now);
     let is_free = known.is_none() && !is_hidden;
@@ -147,7 +158,7 @@ async fn attempt<P: Ports>(
         last_name: wanted.last_name.clone(),
     };
     let challenge = registration::keep(ports, &pending).await?;
-    registration::keep_waiting_hash(ports, &to, &password_hash).await?;
+    registration::keep_waiting_hash(ports, &to, &password_hash, is_hidden).await?;
     let who = SendTo::Account(known.map_or(fresh.id, |user| user.id));
     let may_send = codes::claim_send(ports, &who).await?;
     // A code is made in any case, so that each case makes the same calls.
@@ -195,16 +206,6 @@ async fn attempt<P: Ports>(
             Err(undone)
         }
     }
-}
-
-// Under the account's own salt, the same password gives the same hash: a person who registers twice
-// does not contest their own account, and one digest at login tells both apart.
-async fn hash_beside<P: Ports>(ports: &P, known: Option<&User>, password: &Password) -> Result<String, Overloaded> {
-    let salt = match known {
-        None => ports.random(),
-        Some(user) => user.password_hash.as_deref().and_then(passwords::salt_of).unwrap_or(NOBODYS_SALT),
-    };
-    ports.hash_password(password.clone(), salt).await
 }
 
 /// The user's own spelling of what was asked for.
@@ -513,5 +514,39 @@ mod tests {
         let letters = world.letters().len();
         sign_up(&world, THEIRS);
         assert_eq!((world.letters().len(), world.audited().last().copied()), (letters, Some(("register", "taken"))));
+    }
+
+    #[test]
+    fn signing_in_tells_nobody_about_a_deleted_user_either() {
+        let world = World::new();
+        sign_up(&world, MINE);
+        world.hide_user();
+        world.pass(REGISTRATION_TTL);
+        sign_up(&world, THEIRS);
+        let wanted = json!({ "email_or_phone": "ada@example.org", "password": THEIRS });
+        let refused = run(login(&world, &caller(), request::<Login>(wanted))).err().unwrap();
+        assert_eq!(Problem::from(refused).code, "account_not_verified");
+    }
+
+    #[test]
+    fn a_registration_renewed_and_one_that_is_over_answer_alike_whether_the_address_was_free() {
+        let hour = std::time::Duration::from_secs(3600);
+        let taken = World::new();
+        let mine = sign_up(&taken, MINE);
+        prove(&taken, json!({ "challenge": mine.challenge, "otp": taken.code() })).unwrap();
+        taken.pass(REGISTRATION_TTL);
+        for world in [&taken, &World::new()] {
+            let code = || {
+                let wanted = json!({ "email_or_phone": "ada@example.org", "password": THEIRS });
+                run(login(world, &caller(), request::<Login>(wanted))).err().map(|error| Problem::from(error).code)
+            };
+            sign_up(world, THEIRS);
+            world.pass(23 * hour);
+            sign_up(world, "silver-Meadow-58");
+            world.pass(23 * hour);
+            assert_eq!(code(), Some("account_not_verified"));
+            world.pass(2 * hour);
+            assert_eq!(code(), Some("invalid_credentials"));
+        }
     }
 }

@@ -75,15 +75,21 @@ fn registration_key(id: RegistrationId) -> String {
     format!("registration:{id}")
 }
 
-/// Keeps the hash of a registration's password; the first one counts, as it does for a free
-/// identifier's row.
+/// Keeps the hash of a registration's password for another [`REGISTRATION_TTL`]. The first one
+/// stays, as it does in a free identifier's row, unless it is to be replaced.
 ///
 /// # Errors
 /// The store is away.
-pub async fn keep_waiting_hash<P: Ports>(ports: &P, identifier: &Identifier, hash: &str) -> Result<(), Unavailable> {
-    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
+pub async fn keep_waiting_hash<P: Ports>(
+    ports: &P,
+    identifier: &Identifier,
+    hash: &str,
+    replaces: bool,
+) -> Result<(), Unavailable> {
+    let (key, keys, store) = (waiting_key(ports, identifier), ports.keys(), ports.ephemeral());
     let sealed = keys.seal_payload(keys.stand_in(&key).0, hash.as_bytes(), ports.random());
-    ports.ephemeral().put_if_absent(&key, &sealed, REGISTRATION_TTL).await.map(drop)
+    let first = store.get(&key).await?.filter(|_| !replaces);
+    store.put(&key, first.as_ref().map_or(&sealed, |first| &first.value), REGISTRATION_TTL).await
 }
 
 /// The hash that the first recent registration of this identifier brought along. Whoever signs in

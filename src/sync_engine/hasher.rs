@@ -8,7 +8,7 @@ use std::{
 use crate::{
     services::{
         error::Overloaded,
-        passwords::{self, Arena, HashParams, Password, Verified},
+        passwords::{self, Arena, HashAs, HashParams, Password, Verified},
         policy::PasswordPolicy,
     },
     settings::Settings,
@@ -48,9 +48,14 @@ impl Hasher {
     ///
     /// # Errors
     /// [`Overloaded`].
-    pub fn hash(&self, password: &Password, salt: [u8; 16]) -> Result<String, Overloaded> {
+    pub fn hash(&self, password: &Password, how: &HashAs) -> Result<String, Overloaded> {
         let mut slot = self.gate.enter()?;
-        self.params.hash(password, salt, &mut slot.arena).ok_or(Overloaded)
+        let arena = &mut slot.arena;
+        let hash = match how {
+            HashAs::New(salt) => self.params.hash(password, *salt, arena),
+            HashAs::Like(stored) => self.params.hash_like(password, stored, arena),
+        };
+        hash.ok_or(Overloaded)
     }
 
     /// Verifies a hash, or else another one of the same salt.

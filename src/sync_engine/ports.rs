@@ -12,7 +12,7 @@ use crate::{
     services::{
         error::{Overloaded, Unavailable},
         keys::Keys,
-        passwords::{Password, Verified},
+        passwords::{HashAs, Password, Verified},
         policy::Policy,
         ports::Ports,
         run::run,
@@ -95,8 +95,8 @@ impl Ports for BlockingPorts {
         ready(unit())
     }
 
-    fn hash_password(&self, password: Password, salt: [u8; 16]) -> Ready<Result<String, Overloaded>> {
-        ready(self.hasher.hash(&password, salt))
+    fn hash_password(&self, password: Password, how: HashAs) -> Ready<Result<String, Overloaded>> {
+        ready(self.hasher.hash(&password, &how))
     }
 
     fn verify_password(
