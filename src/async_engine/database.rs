@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool::{
     Runtime,
-    managed::{Manager, Timeouts},
+    managed::{Manager, Object, Timeouts},
 };
 use diesel::{ConnectionError, ConnectionResult, SqliteConnection};
 use diesel_async::{
@@ -90,10 +90,10 @@ impl Database {
     pub async fn check_out(&self) -> Result<Connection, Unavailable> {
         match self {
             Self::Sqlite(pool, _, timeout) => {
-                pool.get().await.map(|conn| Connection::Sqlite(Lease::new(conn, *timeout), None))
+                pool.get().await.map(|conn| Connection::Sqlite(Lease::new(conn, *timeout, close_when_idle), None))
             }
             Self::Postgres(pool, timeout) => {
-                pool.get().await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout)))
+                pool.get().await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout, close)))
             }
         }
         .map_err(Unavailable::database)
@@ -113,6 +113,21 @@ impl Database {
             other => Ok(other),
         }
     }
+}
+
+// A server notices that the connection is closed.
+fn close<M: Manager>(object: Object<M>) {
+    drop(Object::take(object));
+}
+
+// A file's connection is still at work on its thread: it must not make room for another before.
+fn close_when_idle(object: Object<AsyncDieselConnectionManager<EmbeddedConnection>>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return close(object) };
+    runtime.spawn(async move {
+        let mut conn = object;
+        let _ = conn.spawn_blocking(|_| Ok(())).await;
+        close(conn);
+    });
 }
 
 fn config<C, F>(setup: impl Fn(String) -> F + Send + Sync + 'static) -> ManagerConfig<C>

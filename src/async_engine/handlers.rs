@@ -10,7 +10,7 @@ use crate::{
         problem::Problem,
         profile::update_profile,
         ready::ready,
-        refresh::{Refresh, bearer_of, refresh},
+        refresh::{Refresh, refresh},
         register::register,
         resend_otp::resend_otp,
         verify_otp::verify_otp,
@@ -26,7 +26,7 @@ type Outcome = Result<Success, Problem>;
 pub async fn handle(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
     let class = operation.class();
     if !operation.needs_bearer() {
-        // A refresh is counted for the user whose token it shows.
+        // A refresh is counted where it is known whose token it shows.
         if operation != Operation::RefreshToken {
             admit(ports, class, &call.caller, None).await?;
         }
@@ -58,7 +58,6 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
                 Some(token) => Some(token.as_str()),
                 None => call.refresh_cookie(edge)?,
             };
-            admit(ports, operation.class(), &call.caller, bearer_of(ports, token)).await?;
             Ok(Success::refreshed(edge, &refresh(ports, &call.caller, token).await?))
         }
         Operation::VerifyToken => {

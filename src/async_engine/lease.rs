@@ -23,16 +23,18 @@ pub struct Lease<M: Manager> {
     in_statement: bool,
     is_spoilt: bool,
     limit: Duration,
+    linger: fn(Object<M>),
 }
 
 // The server's own limit ends a statement first; this one is for a server that says nothing.
 const MARGIN: Duration = Duration::from_secs(1);
 
 impl<M: Manager> Lease<M> {
-    /// Takes an object of the pool; a statement on it may take `timeout`.
-    pub fn new(object: Object<M>, timeout: Duration) -> Self {
-        let limit = timeout + MARGIN;
-        Self { object: Some(object), in_unit: false, has_failed: false, in_statement: false, is_spoilt: false, limit }
+    /// Takes an object of the pool; a statement on it may take `timeout`. When one was given up,
+    /// `linger` closes the connection, giving its place in the pool back no sooner than it is free.
+    pub fn new(object: Object<M>, timeout: Duration, linger: fn(Object<M>)) -> Self {
+        let (in_unit, has_failed, in_statement, is_spoilt) = (false, false, false, false);
+        Self { object: Some(object), in_unit, has_failed, in_statement, is_spoilt, limit: timeout + MARGIN, linger }
     }
 
     /// To be called before a statement is sent; returns how long it may take.
@@ -72,7 +74,10 @@ impl<M: Manager> DerefMut for Lease<M> {
 
 impl<M: Manager> Drop for Lease<M> {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take().filter(|_| self.in_unit || self.in_statement || self.is_spoilt) {
+        let Some(object) = self.object.take() else { return };
+        if self.in_statement {
+            (self.linger)(object);
+        } else if self.in_unit || self.is_spoilt {
             drop(Object::take(object));
         }
     }

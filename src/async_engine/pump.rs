@@ -98,7 +98,8 @@ async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bo
     while !*stop.borrow() {
         if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
             purged_at = Some(Instant::now());
-            if let Err(error) = purge(ports).await {
+            let at = ports.clone();
+            if let Ok(Err(error)) = actix_web::rt::spawn(async move { purge(&at).await }).await {
                 tracing::warn!(error = %error, "old rows not deleted");
             }
         }

@@ -7,7 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
@@ -60,6 +60,7 @@ pub struct Shared {
 pub struct Engine {
     handle: ServerHandle,
     requests: Arc<Requests>,
+    grace: Duration,
     thread: JoinHandle<bool>,
 }
 
@@ -67,7 +68,9 @@ impl Engine {
     /// Takes no more connections, lets running requests finish within `http.shutdown_grace`,
     /// settles letters; `true` when all was done in time.
     pub fn stop(self) -> bool {
-        self.requests.is_stopping.store(true, SeqCst);
+        // actix counts whole seconds; what it cuts, it cuts then.
+        let deadline = Instant::now() + self.grace.saturating_sub(Duration::from_millis(100));
+        let _ = self.requests.deadline.set(deadline);
         // The command is sent at once; the engine's own thread sees to it.
         drop(self.handle.stop(true));
         self.thread.join().unwrap_or(false)
@@ -81,6 +84,7 @@ impl Engine {
 pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
     // Inherited by every connection: the kernel cuts off a client that does not read.
     SockRef::from(&listener).set_tcp_user_timeout(Some(shared.settings.http.write_timeout))?;
+    let grace = Duration::from_secs(grace_seconds(&shared.settings));
     let (started, ready) = mpsc::channel();
     let thread = thread::Builder::new().name("v2".into()).spawn(move || {
         System::new().block_on(async move {
@@ -100,7 +104,7 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
         })
     })?;
     let (handle, requests) = ready.recv()??;
-    Ok(Engine { handle, requests, thread })
+    Ok(Engine { handle, requests, grace, thread })
 }
 
 fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump, Arc<Requests>), Failure> {
@@ -131,6 +135,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     // What fails here would fail in each worker, where nobody could be told.
     drop(ports(&settings, workers)?);
     let http = settings.http.clone();
+    let grace = grace_seconds(&settings);
     let connections = settings.engines.v2.connections.div_ceil(workers);
     let deadline = Data::new(Deadline(http.body_timeout));
     let edge = Data::from(edge);
@@ -151,11 +156,16 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     .client_request_timeout(http.head_timeout)
     .client_disconnect_timeout(Duration::from_secs(1))
     .keep_alive(http.idle_timeout)
-    .shutdown_timeout(http.shutdown_grace.as_secs().max(1))
+    .shutdown_timeout(grace)
     .disable_signals()
     .listen(listener)?
     .run();
     Ok((server, pump, requests))
+}
+
+// actix takes whole seconds: rounded up, so that no request gets less than was promised.
+fn grace_seconds(settings: &Settings) -> u64 {
+    settings.http.shutdown_grace.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 struct Deadline(Duration);
@@ -167,7 +177,8 @@ const LAST_LETTERS: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct Requests {
     running: AtomicUsize,
-    is_stopping: AtomicBool,
+    // When the grace time ends, once the engine stops.
+    deadline: OnceLock<Instant>,
     any_cut: AtomicBool,
 }
 
@@ -191,7 +202,9 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        if !self.is_answered && self.requests.is_stopping.load(SeqCst) {
+        // Before that, it was the client that went away.
+        let is_late = self.requests.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline);
+        if !self.is_answered && is_late {
             self.requests.any_cut.store(true, SeqCst);
         }
         self.requests.running.fetch_sub(1, SeqCst);

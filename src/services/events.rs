@@ -18,6 +18,11 @@ pub enum Event {
         /// Whose.
         user_id: UserId,
     },
+    /// A code or notice was asked for and not sent: too soon, or nobody waits for one.
+    CodeWithheld {
+        /// Whose; an id of nobody when there is no account.
+        user_id: UserId,
+    },
     /// A code proved the address or number.
     UserVerified {
         /// Whose.
@@ -52,6 +57,7 @@ impl Event {
         match self {
             Self::UserRegistered { .. } => "UserRegistered",
             Self::RegistrationRepeated { .. } => "RegistrationRepeated",
+            Self::CodeWithheld { .. } => "CodeWithheld",
             Self::UserVerified { .. } => "UserVerified",
             Self::SessionStarted { .. } => "SessionStarted",
             Self::SessionEnded { .. } => "SessionEnded",

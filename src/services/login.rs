@@ -128,12 +128,23 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         return refuse("not_verified", LoginError::NotVerified).await;
     }
     let new_hash = match verified {
-        Verified::Outdated => Some(ports.hash_password(password, HashAs::New(ports.random())).await?),
+        // Not worth refusing a right password for.
+        Verified::Outdated => ports.hash_password(password.clone(), HashAs::New(ports.random())).await.ok(),
         Verified::Yes | Verified::Other | Verified::No => None,
     };
-    let opened = ports
+    let mut opened = ports
         .transaction(async |store| session::open(ports, store, user, new_hash.as_deref(), "login", caller).await)
         .await;
+    if matches!(opened, Err(OpenError::Changed)) {
+        // Perhaps only rehashed by a sign-in beside this one: looked at once more.
+        let user = ports.store().await?.user_by_identifier(&identifier).await?;
+        let hash = user.as_ref().and_then(|user| user.password_hash.clone());
+        let verified = ports.verify_password(password, hash, None).await?;
+        if let (Some(user), Verified::Yes | Verified::Outdated) = (user, verified) {
+            opened =
+                ports.transaction(async |store| session::open(ports, store, user, None, "login", caller).await).await;
+        }
+    }
     let signed_in = match opened {
         Ok(signed_in) => signed_in,
         // Disabled, deleted, or with another password since: that password is no longer right.
@@ -251,5 +262,17 @@ mod tests {
             assert!(matches!(attempt(&world, "ada@example.org", password), Err(LoginError::Locked(_))));
         }
         assert!(run(lockout::count_failure(&world, &who)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_hash_that_changed_meanwhile_is_looked_at_once_more() {
+        let world = world();
+        // As if a sign-in beside this one had rehashed: same password, another hash.
+        let rehashed = run(world.hash_password(Password::new(RIGHT), HashAs::New([9; 16]))).unwrap();
+        world.on_next_commit(move |user| user.password_hash = Some(rehashed));
+        assert!(attempt(&world, "ada@example.org", RIGHT).is_ok());
+        let other = run(world.hash_password(Password::new("another-Kettle-1"), HashAs::New([9; 16]))).unwrap();
+        world.on_next_commit(move |user| user.password_hash = Some(other));
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::WrongCredentials)));
     }
 }

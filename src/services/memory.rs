@@ -117,6 +117,8 @@ struct Facts {
 // Value, count, end of life.
 type Counted = (Vec<u8>, i64, OffsetDateTime);
 
+type Meanwhile = Box<dyn FnOnce(&mut User)>;
+
 struct Inner {
     facts: RefCell<Facts>,
     entries: RefCell<HashMap<String, Counted>>,
@@ -125,6 +127,7 @@ struct Inner {
     hashes: Cell<u32>,
     commit_fails: Cell<bool>,
     outbox_is_broken: Cell<bool>,
+    meanwhile: RefCell<Option<Meanwhile>>,
     policy: Policy,
     keys: Keys,
     limiter: LocalLimiter,
@@ -156,6 +159,7 @@ impl World {
             hashes: Cell::new(0),
             commit_fails: Cell::new(false),
             outbox_is_broken: Cell::new(false),
+            meanwhile: RefCell::default(),
             policy,
             keys: Keys::derive(&[7; 32], None, None),
             limiter: LocalLimiter::default(),
@@ -180,6 +184,11 @@ impl World {
     /// Every user.
     pub fn users(&self) -> Vec<User> {
         self.0.facts.borrow().users.clone()
+    }
+
+    /// Changes the first user when the next unit of work begins, as somebody else would.
+    pub fn on_next_commit(&self, change: impl FnOnce(&mut User) + 'static) {
+        self.0.meanwhile.replace(Some(Box::new(change)));
     }
 
     /// Changes a user behind the services' back.
@@ -271,6 +280,9 @@ impl Ports for World {
     where
         E: From<Unavailable>,
     {
+        if let Some(change) = self.0.meanwhile.take() {
+            self.change_user(change);
+        }
         let before = self.0.facts.borrow().clone();
         let done = work(&mut self.clone()).await;
         if done.is_err() {

@@ -147,6 +147,18 @@ impl HashParams {
 /// The salt that stands in where nobody's hash is verified.
 pub const NOBODYS_SALT: [u8; 16] = [0; 16];
 
+/// Whether `other` is a hash of another password at the cost and under the salt of `stored`, so that
+/// one digest can be compared with both. Without a stored one, nobody's salt is meant.
+pub fn is_beside(other: &str, stored: Option<&str>) -> bool {
+    let Some(other) = Phc::parse(other) else { return false };
+    match stored.and_then(Phc::parse) {
+        None => other.salt == NOBODYS_SALT,
+        Some(stored) => {
+            stored.params == other.params && stored.salt == other.salt && !same(&stored.digest, &other.digest)
+        }
+    }
+}
+
 /// How a password is to be hashed.
 #[derive(Debug, Clone)]
 pub enum HashAs {
@@ -200,7 +212,7 @@ pub fn judge_form(password: &Password, personal: &[&str], policy: &PasswordPolic
 // zxcvbn tries every reading of characters that look like letters: a text full of them takes it a
 // second. So much of such a text is judged, at either end.
 const LOOK_ALIKES: &str = "4@8({[<369&#!1/|0$5+7%2";
-const MOST_LOOK_ALIKES: usize = 16;
+const MOST_LOOK_ALIKES: usize = 8;
 const JUDGED_CHARACTERS: usize = 20;
 
 /// Whether a new password is a common one or easily guessed (zxcvbn). Costs up to tens of

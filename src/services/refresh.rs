@@ -17,7 +17,8 @@ use super::{
     fields::{Exact, FieldErrors, field_error, nullable},
     keys::Keys,
     letters::Letter,
-    model::{Caller, EndReason, Session, User, UserId},
+    limits::{Class, admit},
+    model::{Caller, EndReason, Session, User},
     outbox,
     ports::{Audit as _, Outbox as _, Ports, Sessions as _},
     problem::Problem,
@@ -46,6 +47,9 @@ pub enum RefreshError {
     /// It was spent before: the session is ended.
     #[error("the refresh token was used before")]
     Reused,
+    /// Too many requests of this user, or of this address with tokens that are no good.
+    #[error("too many requests")]
+    Throttled(Problem),
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -59,6 +63,7 @@ impl From<RefreshError> for Problem {
             RefreshError::Reused => {
                 Self::new(401, "token_reused", "This refresh token was used before. Please sign in again.")
             }
+            RefreshError::Throttled(problem) => problem,
             RefreshError::Unavailable(error) => error.into(),
         }
     }
@@ -100,17 +105,20 @@ pub fn judge(
     }
 }
 
-/// Whose token it is, as far as the token itself tells: for counting requests by user.
-pub fn bearer_of<P: Ports>(ports: &P, token: Option<&str>) -> Option<UserId> {
-    let claims = tokens::open(token?, ports.keys(), &ports.policy().tokens, ports.now()).ok()?;
-    Some(claims.user_id)
-}
-
-/// Gives the next pair.
+/// Gives the next pair. Counted for the user when the token is a living one, else for the client's
+/// address: a token that is no good must not use up its user's requests.
 ///
 /// # Errors
 /// [`RefreshError`].
 pub async fn refresh<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) -> Result<Pair, RefreshError> {
+    let refreshed = next_pair(ports, caller, token).await;
+    if matches!(refreshed, Err(RefreshError::Invalid(_) | RefreshError::NotValid | RefreshError::Reused)) {
+        admit(ports, Class::Sustained, caller, None).await.map_err(RefreshError::Throttled)?;
+    }
+    refreshed
+}
+
+async fn next_pair<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) -> Result<Pair, RefreshError> {
     let token = token.filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| RefreshError::Invalid(field_error("refresh", "This field is required.")))?;
     let (keys, policy) = (ports.keys(), &ports.policy().tokens);
@@ -119,11 +127,15 @@ pub async fn refresh<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) 
         return Err(RefreshError::NotValid);
     }
     // Whoever loses the race for the rotation finds the winner's generation on the second look.
-    for _ in 0..3 {
+    for turn in 0..3 {
         let found = ports.store().await?.session_with_user(claims.sid).await?;
         let Some((mut session, user)) = found else { return Err(RefreshError::NotValid) };
         let now = ports.now();
-        match judge(&claims, &session, &user, keys, policy.reuse_grace, now) {
+        let verdict = judge(&claims, &session, &user, keys, policy.reuse_grace, now);
+        if turn == 0 && matches!(verdict, Verdict::Rotate | Verdict::Repeat) {
+            admit(ports, Class::Sustained, caller, Some(user.id)).await.map_err(RefreshError::Throttled)?;
+        }
+        match verdict {
             Verdict::Dead => {
                 let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
                 ports.store().await?.record(&event.refused("session_over")).await?;
@@ -196,7 +208,7 @@ mod tests {
             first_name: String::new(),
             last_name: String::new(),
         };
-        let _: UserId = run(crate::services::create_user::create_user(&world, &caller(), request)).unwrap();
+        let _ = run(crate::services::create_user::create_user(&world, &caller(), request)).unwrap();
         let user = world.users().remove(0);
         let opened = run(session::open(&world, &mut world.clone(), user, None, "login", &caller())).unwrap();
         (world, opened.tokens)

@@ -76,7 +76,7 @@ fn registration_key(id: RegistrationId) -> String {
 }
 
 /// Keeps the hash of a registration's password for another [`REGISTRATION_TTL`]. The first one
-/// stays, as it does in a free identifier's row, unless it is to be replaced.
+/// stays, as it does in a free identifier's row, when `keeps` finds that it can.
 ///
 /// # Errors
 /// The store is away.
@@ -84,12 +84,14 @@ pub async fn keep_waiting_hash<P: Ports>(
     ports: &P,
     identifier: &Identifier,
     hash: &str,
-    replaces: bool,
+    keeps: impl Fn(&str) -> bool,
 ) -> Result<(), Unavailable> {
-    let (key, keys, store) = (waiting_key(ports, identifier), ports.keys(), ports.ephemeral());
-    let sealed = keys.seal_payload(keys.stand_in(&key).0, hash.as_bytes(), ports.random());
-    let first = store.get(&key).await?.filter(|_| !replaces);
-    store.put(&key, first.as_ref().map_or(&sealed, |first| &first.value), REGISTRATION_TTL).await
+    let key = waiting_key(ports, identifier);
+    let first = waiting_hash(ports, identifier).await?.filter(|first| keeps(first));
+    let keys = ports.keys();
+    let kept = first.as_deref().unwrap_or(hash);
+    let sealed = keys.seal_payload(keys.stand_in(&key).0, kept.as_bytes(), ports.random());
+    ports.ephemeral().put(&key, &sealed, REGISTRATION_TTL).await
 }
 
 /// The hash that the first recent registration of this identifier brought along. Whoever signs in

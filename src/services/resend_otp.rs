@@ -7,8 +7,10 @@ use super::{
     audit,
     codes::{self, SendTo},
     error::Unavailable,
+    events::Event,
     fields::{Text, nullable},
     model::Caller,
+    outbox,
     ports::{Audit as _, Outbox as _, Ports, Users as _},
     problem::Problem,
     register::{code_letter, stored_spelling, waits_for_code},
@@ -70,17 +72,22 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     // was a last one.
     let may_send = codes::claim_send(ports, &who).await?;
     let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &to);
-    let (event, letter) = match user.as_ref().filter(|user| waits_for_code(user)) {
-        Some(user) if may_send => (event.of_user(user.id), Some(code_letter(ports, user.id, &to).await?)),
-        Some(user) => (event.of_user(user.id).refused("too_soon"), None),
-        None => (event.refused("nobody_waits"), None),
+    let waiting = user.as_ref().filter(|user| waits_for_code(user));
+    // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
+    let stand_in = ports.keys().stand_in(&to.comparable());
+    let code_for = waiting.filter(|_| may_send).map_or(stand_in, |user| user.id);
+    let code = code_letter(ports, code_for, &to).await?;
+    let withheld = Event::CodeWithheld { user_id: user.as_ref().map_or(stand_in, |user| user.id) };
+    let withheld = outbox::event(ports, &withheld);
+    let (event, letter) = match waiting {
+        Some(user) if may_send => (event.of_user(user.id), code),
+        Some(user) => (event.of_user(user.id).refused("too_soon"), withheld),
+        None => (event.refused("nobody_waits"), withheld),
     };
     let written = ports
         .transaction(async |store| {
             store.record(&event).await?;
-            if let Some(letter) = &letter {
-                store.enqueue(letter).await?;
-            }
+            store.enqueue(&letter).await?;
             Ok::<_, ResendOtpError>(())
         })
         .await;

@@ -10,7 +10,7 @@ use crate::{
         problem::Problem,
         profile::update_profile,
         ready::ready,
-        refresh::{Refresh, bearer_of, refresh},
+        refresh::{Refresh, refresh},
         register::register,
         resend_otp::resend_otp,
         run::run,
@@ -27,7 +27,7 @@ type Outcome = Result<Success, Problem>;
 pub fn handle(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
     let class = operation.class();
     if !operation.needs_bearer() {
-        // A refresh is counted for the user whose token it shows.
+        // A refresh is counted where it is known whose token it shows.
         if operation != Operation::RefreshToken {
             run(admit(ports, class, &call.caller, None))?;
         }
@@ -59,7 +59,6 @@ fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation) -
                 Some(token) => Some(token.as_str()),
                 None => call.refresh_cookie(edge)?,
             };
-            run(admit(ports, operation.class(), &call.caller, bearer_of(ports, token)))?;
             Ok(Success::refreshed(edge, &run(refresh(ports, &call.caller, token))?))
         }
         Operation::VerifyToken => {

@@ -135,7 +135,7 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
     while !ports.wake.is_stopping() {
         if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
             purged_at = Some(Instant::now());
-            if let Err(error) = run(purge(ports)) {
+            if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| run(purge(ports)))) {
                 tracing::warn!(error = %error, "old rows not deleted");
             }
         }

@@ -293,6 +293,8 @@ impl Outbox for Store {
             let letters = on!(self, conn => diesel::delete(outbox::table).filter(outbox::created_at.lt(DbMoment(before.outbox)).and(settled)).execute(conn))?;
             let events = on!(self, conn => diesel::delete(audit_events::table).filter(audit_events::at.lt(DbMoment(before.audit))).execute(conn))?;
             let unverified = users::is_verified.eq(false).and(users::updated_at.lt(DbMoment(before.unverified)));
+            // Whom an operator has disabled or deleted stays known.
+            let unverified = unverified.and(users::is_active.eq(true)).and(users::deleted_at.is_null());
             let users = on!(self, conn => diesel::delete(users::table).filter(unverified).execute(conn))?;
             let ended = on!(self, conn => diesel::delete(sessions::table).filter(sessions::expires_at.lt(DbMoment(now))).execute(conn))?;
             let entries = on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn))?;

@@ -32,6 +32,8 @@ CREATE TABLE users (
     delete_reason TEXT
 );
 
+CREATE INDEX users_by_verification ON users (is_verified, updated_at);
+
 CREATE TABLE sessions (
     id           UUID PRIMARY KEY,
     user_id      UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,

@@ -32,6 +32,8 @@ CREATE TABLE users (
     delete_reason TEXT
 );
 
+CREATE INDEX users_by_verification ON users (is_verified, updated_at);
+
 CREATE TABLE sessions (
     id           BLOB PRIMARY KEY NOT NULL,
     user_id      BLOB NOT NULL REFERENCES users (id) ON DELETE CASCADE,
