@@ -7,8 +7,7 @@ use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, Hasher};
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::model::{
-    AuditEvent, AuthProvider, Caller, Channel, OutboxEntry, OutboxState, Outcome, ProfileChanges, Role, Session,
-    SessionId, User, UserId,
+    AuditEvent, Caller, Channel, OutboxEntry, OutboxState, Outcome, ProfileChanges, Session, SessionId, User, UserId,
 };
 use bifrons::services::ports::{Audit as _, Inserted, Outbox as _, Ports as _, Sessions as _, Users as _};
 use bifrons::settings::{DatabaseUrl, Settings};
@@ -154,30 +153,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
 
 fn user(ports: &AsyncPorts) -> User {
     let (id, now) = (ports.new_id(), ports.now());
-    User {
-        id: UserId(id),
-        email: Some(format!("{id}@example.org")),
-        phone: None,
-        password_hash: None,
-        role: Role::Client,
-        auth_provider: AuthProvider::Email,
-        is_verified: false,
-        is_active: true,
-        is_contested: false,
-        first_name: String::new(),
-        last_name: String::new(),
-        bio: String::new(),
-        avatar: String::new(),
-        country: String::new(),
-        state: String::new(),
-        city: String::new(),
-        address: String::new(),
-        pid: id.simple().to_string(),
-        created_at: now,
-        updated_at: now,
-        last_login_at: None,
-        deleted_at: None,
-    }
+    User { email: Some(format!("{id}@example.org")), ..User::new(UserId(id), id.simple().to_string(), now) }
 }
 
 fn session(ports: &AsyncPorts, user: UserId) -> Session {

@@ -350,6 +350,11 @@ fn user(ports: &impl Ports) -> User {
 }
 
 /// One that waits for its code, with everything optional left out.
+async fn pending(store: &mut impl bifrons::services::ports::Outbox, channel: Channel) -> usize {
+    let entries = store.outbox_entries(Some(OutboxState::Pending), 100).await.expect("an answer");
+    entries.iter().filter(|entry| entry.channel == channel).count()
+}
+
 fn unverified(ports: &impl Ports) -> User {
     User {
         phone: None,
@@ -548,7 +553,7 @@ mod stories {
         assert_eq!(store.outbox_entries(None, 10).await.expect("an answer"), []);
         assert_eq!(store.revive(None, now).await.expect("an answer"), 0);
         assert_eq!(store.revive(Some(&[]), now).await.expect("an answer"), 0);
-        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 0);
+        assert_eq!(pending(&mut store, Channel::Mail).await, 0);
         assert_eq!(store.purge(now, &Before { outbox: now, audit: now, unverified: now }).await.expect("an answer"), 0);
     }
 
@@ -884,10 +889,10 @@ mod stories {
         assert!(!store.settle(written.id, first, &Settlement::Sent, now).await.expect("an answer"));
         let failed = Settlement::Dead { error: "late".to_owned() };
         assert!(!store.settle(written.id, first, &failed, now).await.expect("an answer"));
-        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 1);
+        assert_eq!(pending(&mut store, Channel::Mail).await, 1);
         assert!(store.settle(written.id, second, &Settlement::Sent, now).await.expect("an answer"));
         assert!(!store.settle(written.id, second, &Settlement::Sent, now).await.expect("an answer"), "settled twice");
-        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 0);
+        assert_eq!(pending(&mut store, Channel::Mail).await, 0);
     }
 
     pub(super) async fn claims_side_by_side_share_no_letter<P: Adapter>(world: &World<P>) {
@@ -977,9 +982,9 @@ mod stories {
         let event = enqueued(ports, event).await.id;
 
         let mut store = ports.store().await.expect("a connection");
-        assert_eq!(store.pending(Channel::Mail).await.expect("an answer"), 4);
-        assert_eq!(store.pending(Channel::Sms).await.expect("an answer"), 1);
-        assert_eq!(store.pending(Channel::Event).await.expect("an answer"), 0);
+        assert_eq!(pending(&mut store, Channel::Mail).await, 4);
+        assert_eq!(pending(&mut store, Channel::Sms).await, 1);
+        assert_eq!(pending(&mut store, Channel::Event).await, 0);
         let ids = |entries: Vec<OutboxEntry>| entries.into_iter().map(|entry| entry.id).collect::<Vec<_>>();
         let all = ids(store.outbox_entries(None, 100).await.expect("an answer"));
         assert_eq!(all, [between, early, late, not_yet, text]);

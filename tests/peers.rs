@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
-    Answer, Backend, Client, Engine, Gateway, Options, PASSWORD, Process, Program, Request, eventually,
-    fresh_directory, pause, unique,
+    Answer, Backend, Client, Engine, Gateway, Options, PASSWORD, Postgres, Process, Program, Request, eventually,
+    fresh_directory, pause, run_alone, unique,
 };
 
 const KEY: &str = "a-key-that-only-these-tests-share-0123456789";
@@ -270,6 +270,8 @@ fn certificates(directory: &Path) -> [String; 3] {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::new(Vec::<String>::new()).unwrap();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A leaf of the same name as its issuer looks self-signed to OpenSSL.
+    root.distinguished_name.push(rcgen::DnType::CommonName, "a root for tests");
     let root_certificate = root.self_signed(&root_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -594,4 +596,41 @@ fn a_text_message_that_the_provider_refuses_is_dead() {
         assert_eq!(answer.status, 201, "{}", answer.shown());
         eventually("the text message is dead", PATIENCE, || listed(&gateway, &["--state", "dead"], "21211").pop());
     }
+}
+
+#[test]
+fn postgresql_is_reached_over_tls_and_only_where_its_certificate_is_trusted() {
+    let own = fresh_directory("postgres-tls");
+    let [certificate, key, root] = certificates(&own);
+    let [_, _, strange_root] = certificates(&fresh_directory("strange-tls"));
+    let cluster = Postgres::start();
+    let plain = cluster.create_database();
+    // Written by the server itself, whose own the key has to be.
+    for (file, name) in [(&certificate, "server.crt"), (&key, "server.key")] {
+        let lines = fs::read_to_string(file).unwrap();
+        let rows = format!("SELECT unnest(string_to_array('{}', E'\\n'))", lines.trim());
+        cluster.query(&plain, &format!("COPY ({rows}) TO PROGRAM 'umask 077; cat > {name}'"));
+    }
+    cluster.query(&plain, "ALTER SYSTEM SET ssl = on");
+    cluster.query(&plain, "SELECT pg_reload_conf()");
+    let name = plain.rsplit('/').next().and_then(|rest| rest.split('?').next()).unwrap();
+    let url = |root: &str| {
+        format!("postgres://postgres@localhost:{}/{name}?sslmode=verify-full&sslrootcert={root}", cluster.port())
+    };
+    let master = ("BIFRONS_SECRETS__MASTER", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
+    eventually("PostgreSQL speaks TLS", PATIENCE, || {
+        let migrated = run_alone(&[master, ("BIFRONS_DATABASE__URL", &url(&root))], &["migrate"], "");
+        migrated.status.success().then_some(())
+    });
+    let strange = run_alone(&[master, ("BIFRONS_DATABASE__URL", &url(&strange_root))], &["migrate"], "");
+    assert!(!strange.status.success(), "a certificate of nobody we trust was taken");
+
+    let options = Options::new(Backend::Embedded).with(master.0, master.1).with("BIFRONS_DATABASE__URL", &url(&root));
+    let gateway = Gateway::start(options);
+    for engine in Engine::BOTH {
+        register(&gateway, engine, &new_address("tls"));
+    }
+    let of_ours = "FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'bifrons'";
+    let encrypted = cluster.query(&plain, &format!("SELECT bool_and(ssl), count(*) >= 2 {of_ours}"));
+    assert_eq!(encrypted, "t|t");
 }

@@ -285,13 +285,6 @@ impl Outbox for Store {
         }
     }
 
-    async fn pending(&mut self, channel: Channel) -> Answer<i64> {
-        on!(self, conn => outbox::table
-            .filter(outbox::state.eq(OutboxState::Pending.word()).and(outbox::channel.eq(channel.word())))
-            .count()
-            .get_result(conn).await)
-    }
-
     async fn purge(&mut self, now: OffsetDateTime, before: &Before) -> Answer<usize> {
         let settled = outbox::state.ne(OutboxState::Pending.word());
         let letters = on!(self, conn => diesel::delete(outbox::table).filter(outbox::created_at.lt(DbMoment(before.outbox)).and(settled)).execute(conn).await)?;

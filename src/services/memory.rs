@@ -549,12 +549,6 @@ impl Outbox for World {
             .count())
     }
 
-    async fn pending(&mut self, channel: Channel) -> Result<i64, Unavailable> {
-        let facts = self.0.facts.borrow();
-        let is_it = |entry: &&OutboxEntry| entry.channel == channel && entry.state == OutboxState::Pending;
-        Ok(i64::try_from(facts.outbox.iter().filter(is_it).count()).unwrap())
-    }
-
     async fn purge(&mut self, _now: OffsetDateTime, before: &Before) -> Result<usize, Unavailable> {
         let mut facts = self.0.facts.borrow_mut();
         let count = |facts: &Facts| facts.outbox.len() + facts.audit.len() + facts.users.len();

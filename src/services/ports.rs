@@ -20,8 +20,8 @@ use super::{
     keys::Keys,
     limits::{Decision, Rule},
     model::{
-        AuditEvent, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId,
-        Settlement, User, UserId,
+        AuditEvent, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId, Settlement,
+        User, UserId,
     },
     passwords::{HashAs, Password, Verified},
     policy::Policy,
@@ -178,8 +178,6 @@ pub trait Outbox {
     async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Result<Vec<OutboxEntry>, Unavailable>;
     /// Makes dead entries pending again; without ids, all of them. Returns how many.
     async fn revive(&mut self, ids: Option<&[Uuid]>, now: OffsetDateTime) -> Result<usize, Unavailable>;
-    /// How many entries are still to be sent.
-    async fn pending(&mut self, channel: Channel) -> Result<i64, Unavailable>;
     /// Deletes what its retention no longer covers, and sessions and ephemeral entries that have run
     /// out.
     async fn purge(&mut self, now: OffsetDateTime, before: &Before) -> Result<usize, Unavailable>;

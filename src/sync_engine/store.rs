@@ -280,13 +280,6 @@ impl Outbox for Store {
         })
     }
 
-    fn pending(&mut self, channel: Channel) -> Answer<i64> {
-        ready(on!(self, conn => outbox::table
-            .filter(outbox::state.eq(OutboxState::Pending.word()).and(outbox::channel.eq(channel.word())))
-            .count()
-            .get_result(conn)))
-    }
-
     fn purge(&mut self, now: OffsetDateTime, before: &Before) -> Answer<usize> {
         let settled = outbox::state.ne(OutboxState::Pending.word());
         let mut purged = || {
