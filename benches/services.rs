@@ -7,9 +7,9 @@ use bifrons::{
         identifier::Identifier,
         keys::Keys,
         limits::{LocalLimiter, Rate, Rule},
-        model::{Session, SessionId, UserId},
+        model::{Place, Session, SessionId, UserId},
         passwords::{Arena, HashParams, Password, is_guessable},
-        policy::{PasswordPolicy, TokenPolicy},
+        policy::{Breaches, PasswordPolicy, TokenPolicy},
         run::run,
         tokens,
     },
@@ -53,6 +53,7 @@ fn session() -> Session {
         browser: String::new(),
         os: String::new(),
         device: String::new(),
+        place: Place::default(),
     }
 }
 
@@ -66,7 +67,7 @@ fn argon2id_at_the_default_cost(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn judging_a_password(bencher: Bencher<'_, '_>) {
-    let policy = PasswordPolicy { min_length: 8, max_length: 128, min_score: 2 };
+    let policy = PasswordPolicy { min_length: 8, max_length: 128, min_score: 2, breaches: Breaches::Off };
     let password = Password::new("violet-Kettle-93");
     bencher.bench(|| is_guessable(black_box(&password), &["ada@example.org"], &policy));
 }

@@ -12,16 +12,17 @@ use crate::{
     api::views::rfc3339,
     parts,
     services::{
-        create_user::{self, CreateUser},
+        create_user::{self, CreateUser, Credential},
         limits::LocalLimiter,
         model::{Caller, OutboxState},
         passwords::Password,
         ports::{Outbox as _, Ports as _},
         run::run,
+        unlock,
     },
     settings::{Secret, Settings},
     store::migrations,
-    sync_engine::{BlockingPorts, Database, EphemeralStore, Hasher},
+    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, Hasher},
     system,
 };
 
@@ -37,6 +38,8 @@ pub struct NewUser {
     pub role: String,
     /// From the terminal or standard input.
     pub password: Secret,
+    /// Whether that is a hash as Django stores it.
+    pub is_hash: bool,
     /// `""` when unknown.
     pub first_name: String,
     /// `""` when unknown.
@@ -79,11 +82,22 @@ pub fn create_user(settings: &Settings, user: NewUser) -> Result<String, Failure
         email: Some(user.email),
         phone: user.phone,
         role: user.role.parse()?,
-        password: Password::new(user.password.expose()),
+        password: match user.is_hash {
+            true => Credential::Imported(user.password.expose().trim().to_owned()),
+            false => Credential::Password(Password::new(user.password.expose())),
+        },
         first_name: user.first_name,
         last_name: user.last_name,
     };
     Ok(run(create_user::create_user(&ports, &operator(), request))?.to_string())
+}
+
+/// Lifts the lock-out of an address or number; whether there was one.
+///
+/// # Errors
+/// One sentence for the operator.
+pub fn unlock(settings: &Settings, identifier: &str) -> Result<bool, Failure> {
+    Ok(run(unlock::unlock(&ports(settings)?, &operator(), identifier))?)
 }
 
 /// Lists letters, newest first.
@@ -133,6 +147,8 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),
         wake: Arc::default(),
+        places: None,
+        breaches: BreachList::of(settings)?.map(Arc::new),
         database,
     })
 }
@@ -143,5 +159,6 @@ fn operator() -> Caller {
         request_id: format!("cli-{}", data_encoding::HEXLOWER.encode(&system::random::<8>())),
         engine: "cli",
         user_agent: String::new(),
+        device_token: None,
     }
 }

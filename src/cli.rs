@@ -48,7 +48,17 @@ On a terminal the password is asked for twice and not shown. Otherwise it is one
 of standard input:
   bifrons user create --email ada@example.com --role admin < password.txt
 
+With --django-hash it is a value of Django's auth_user.password, such as
+pbkdf2_sha256$600000$…, which the user's first sign-in replaces.
+
 Prints the id of the new user.";
+
+const UNLOCK_HELP: &str = "\
+Examples:
+  bifrons user unlock ada@example.com
+  bifrons user unlock +2348031234567
+
+Failed sign-ins lock an identifier for lockout.duration; this ends it at once.";
 
 const KEYS_HELP: &str = "\
 Examples:
@@ -115,6 +125,15 @@ enum UserCommand {
     /// Create a verified user of any role.
     #[command(after_help = USER_HELP)]
     Create(CreateArgs),
+    /// Lift the lock-out of an address or number, on every device.
+    #[command(after_help = UNLOCK_HELP)]
+    Unlock {
+        /// E-mail address or phone number
+        #[arg(value_name = "EMAIL_OR_PHONE")]
+        identifier: String,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +153,9 @@ struct CreateArgs {
     /// Last name
     #[arg(long, default_value = "", hide_default_value = true)]
     last_name: String,
+    /// What is read is a hash as Django stores it, not a password
+    #[arg(long)]
+    django_hash: bool,
     #[command(flatten)]
     sources: SourceArgs,
 }
@@ -247,6 +269,10 @@ fn run(command: Command) -> Outcome {
         Command::Config(ConfigCommand::Check(sources)) => check(&load(sources)?),
         Command::Config(ConfigCommand::Show(sources)) => show(&load(sources)?),
         Command::User(UserCommand::Create(arguments)) => create_user(arguments),
+        Command::User(UserCommand::Unlock { identifier, sources }) => {
+            let was_locked = admin::unlock(&load(sources)?, &identifier)?;
+            print(if was_locked { "unlocked\n" } else { "it was not locked\n" })
+        }
         Command::Keys(KeysCommand::Generate { kind }) => generate_key(kind),
         Command::Outbox(OutboxCommand::List { state, limit, sources }) => {
             let lines = admin::outbox_list(&load(sources)?, state.map(LetterState::name), limit)?;
@@ -316,7 +342,8 @@ fn create_user(arguments: CreateArgs) -> Outcome {
         email: arguments.email,
         phone: arguments.phone,
         role: arguments.role.name().to_owned(),
-        password: read_password()?,
+        password: read_password(arguments.django_hash)?,
+        is_hash: arguments.django_hash,
         first_name: arguments.first_name,
         last_name: arguments.last_name,
     };
@@ -324,8 +351,8 @@ fn create_user(arguments: CreateArgs) -> Outcome {
 }
 
 /// The password twice without echo from a terminal, else one line of standard input.
-fn read_password() -> Result<Secret, Box<dyn Error + Send + Sync>> {
-    let password = if io::stdin().is_terminal() {
+fn read_password(is_hash: bool) -> Result<Secret, Box<dyn Error + Send + Sync>> {
+    let password = if io::stdin().is_terminal() && !is_hash {
         let first = Secret::new(rpassword::prompt_password("Password: ")?);
         let second = Secret::new(rpassword::prompt_password("Password again: ")?);
         if first.expose() != second.expose() {
@@ -447,6 +474,8 @@ mod tests {
             "config show",
             "user create --email ada@example.com --role admin",
             "user create --email a@example.com --role client --phone +2348031234567 --first-name Ada --last-name L --set data_dir=x",
+            "user create --email ada@example.com --role client --django-hash",
+            "user unlock ada@example.com --set data_dir=x",
             "keys generate",
             "keys generate --kind signing",
             "outbox list",

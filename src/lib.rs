@@ -6,6 +6,7 @@ pub mod async_engine;
 pub mod cli;
 pub mod mail;
 pub mod parts;
+pub mod places;
 pub mod serve;
 pub mod services;
 pub mod settings;

@@ -1,15 +1,19 @@
 //! What both engines and the command line are built of: policy and keys, from the settings.
 
-use std::{error::Error, num::NonZero, thread::available_parallelism};
+use std::{error::Error, num::NonZero, sync::Arc, thread::available_parallelism};
 
 use crate::{
+    places::Places,
     services::{
         keys::Keys,
         limits,
         passwords::HashParams,
-        policy::{LimitPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy, TokenPolicy},
+        policy::{
+            Breaches, LimitPolicy, LinkPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy,
+            SessionPolicy, StuffingPolicy, TokenPolicy,
+        },
     },
-    settings::{Rate, Settings, load_master_secret, load_signing_key},
+    settings::{OnFailure, Rate, Settings, load_master_secret, load_signing_key},
 };
 
 /// The operator's decisions, as services need them.
@@ -31,11 +35,17 @@ pub fn policy(settings: &Settings) -> Policy {
             account_guesses: otp.account_guesses.into(),
             resend_interval: otp.resend_interval,
             daily_sends: otp.daily_sends.into(),
+            link_ttl: otp.link_ttl,
         },
         passwords: PasswordPolicy {
             min_length: settings.passwords.min_length,
             max_length: settings.passwords.max_length,
             min_score: settings.passwords.min_score,
+            breaches: match (&settings.passwords.breaches_url, settings.passwords.breaches_on_failure) {
+                (None, _) => Breaches::Off,
+                (Some(_), OnFailure::Open) => Breaches::FailOpen,
+                (Some(_), OnFailure::Closed) => Breaches::FailClosed,
+            },
         },
         lockout: LockoutPolicy { failures: settings.lockout.failures.into(), duration: settings.lockout.duration },
         limits: LimitPolicy {
@@ -44,6 +54,23 @@ pub fn policy(settings: &Settings) -> Policy {
             general: rate(settings.limits.general),
             token_verify: rate(settings.limits.token_verify),
         },
+        stuffing: StuffingPolicy {
+            identifiers: settings.stuffing.identifiers.into(),
+            window: settings.stuffing.window,
+            duration: settings.stuffing.duration,
+            rate: rate(settings.stuffing.rate),
+        },
+        sessions: SessionPolicy {
+            idle: settings.sessions.idle_timeout,
+            absolute: settings.sessions.absolute_timeout,
+            most: Some(settings.sessions.max_per_user).filter(|most| *most > 0),
+        },
+        links: LinkPolicy {
+            sign_in: settings.links.sign_in.clone(),
+            password_forgotten: settings.links.password_forgotten.clone(),
+            password_reset: settings.links.password_reset.clone(),
+        },
+        device_ttl: settings.devices.ttl,
         reveal_existing: settings.registration.reveal_existing,
         default_region: settings.registration.default_region.clone(),
         outbox: OutboxPolicy {
@@ -74,6 +101,16 @@ pub fn hash_slots(settings: &Settings) -> usize {
         0 => available_parallelism().map_or(1, NonZero::get),
         slots => slots,
     }
+}
+
+/// Where addresses are, when there is a database of it.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn places(settings: &Settings) -> Result<Option<Arc<Places>>, Box<dyn Error + Send + Sync>> {
+    let Some(path) = &settings.geoip.database else { return Ok(None) };
+    let places = Places::open(path).map_err(|error| format!("geoip.database: {error}"))?;
+    Ok(Some(Arc::new(places)))
 }
 
 /// The keys, from the configured or generated master secret.

@@ -21,7 +21,7 @@ use crate::{
     services::limits::LocalLimiter,
     settings::{MailUrl, Settings, SmsUrl},
     store::migrations,
-    sync_engine::{self, BlockingPorts, Database, EphemeralStore, Hasher, Pump},
+    sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, Hasher, Pump},
     telemetry,
 };
 
@@ -43,6 +43,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let policy = Arc::new(parts::policy(settings));
     let edge = Arc::new(Edge::new(settings));
     let limiter = Arc::new(LocalLimiter::default());
+    let places = parts::places(settings)?;
     let (v1, v2) = (&settings.engines.v1, &settings.engines.v2);
 
     // Both addresses are taken before either engine answers.
@@ -58,6 +59,8 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),
                 wake: Arc::default(),
+                places: places.clone(),
+                breaches: BreachList::of(settings)?.map(Arc::new),
                 database,
             };
             let pump = Pump::start(settings, &ports)?;
@@ -70,7 +73,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let async_side = match v2_listener {
         Some(listener) => {
             let address = listener.local_addr()?;
-            let shared = async_engine::Shared { settings: settings.clone(), policy, keys, edge, limiter };
+            let shared = async_engine::Shared { settings: settings.clone(), policy, keys, edge, limiter, places };
             let engine = async_engine::start(listener, shared)?;
             tracing::info!(engine = "async", %address, "listening");
             Some(engine)

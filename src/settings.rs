@@ -135,6 +135,12 @@ pub struct Settings {
     pub limits: Limits,
     /// Locking of identifiers.
     pub lockout: Lockout,
+    /// Slowing of addresses that try many accounts.
+    pub stuffing: Stuffing,
+    /// Devices that have signed in.
+    pub devices: Devices,
+    /// Life and number of sessions.
+    pub sessions: Sessions,
     /// One-time codes.
     pub otp: Otp,
     /// Password hashing and rules.
@@ -143,6 +149,12 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Registration.
     pub registration: Registration,
+    /// Links in mail.
+    pub links: Links,
+    /// Where addresses are.
+    pub geoip: GeoIp,
+    /// The published documents.
+    pub docs: Docs,
     /// Cross-origin requests.
     pub cors: Cors,
     /// Logs.
@@ -341,6 +353,85 @@ pub struct Lockout {
     pub duration: Duration,
 }
 
+/// Slowing of addresses that try many accounts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stuffing {
+    /// Distinct identifiers that failed from one address.
+    pub identifiers: u32,
+    /// Within this time.
+    #[serde(deserialize_with = "span::duration")]
+    pub window: Duration,
+    /// How often the address may try to sign in then.
+    #[serde(deserialize_with = "span::rate")]
+    pub rate: Option<Rate>,
+    /// For how long.
+    #[serde(deserialize_with = "span::duration")]
+    pub duration: Duration,
+}
+
+/// Devices that have signed in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Devices {
+    /// How long a device stays known after a sign-in.
+    #[serde(deserialize_with = "span::duration")]
+    pub ttl: Duration,
+}
+
+/// Life and number of sessions, `None` being off.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    /// Unused sessions end after this time.
+    #[serde(deserialize_with = "span::limit")]
+    pub idle_timeout: Option<Duration>,
+    /// Every session ends after this time.
+    #[serde(deserialize_with = "span::limit")]
+    pub absolute_timeout: Option<Duration>,
+    /// Sessions of one user, 0 being any number.
+    pub max_per_user: usize,
+}
+
+/// Links in mail, as paths below `public_url`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Links {
+    /// The page to sign in.
+    pub sign_in: String,
+    /// The page to ask for a new password.
+    pub password_forgotten: String,
+    /// The page to set a new password, with `{uidb64}` and `{token}`.
+    pub password_reset: String,
+}
+
+/// Where addresses are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeoIp {
+    /// A database in MaxMind's format; `None` for none.
+    #[serde(deserialize_with = "optional")]
+    pub database: Option<PathBuf>,
+}
+
+/// The published documents.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Docs {
+    /// Whether the OpenAPI document and Swagger UI are served.
+    pub enabled: bool,
+}
+
+/// What a look-up of breached passwords without an answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The password is accepted.
+    Open,
+    /// The request is refused.
+    Closed,
+}
+
 /// One-time codes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -355,8 +446,11 @@ pub struct Otp {
     pub resend_interval: Duration,
     /// Guesses for one account in an hour.
     pub account_guesses: u32,
-    /// Codes sent to one account in a day.
+    /// Codes, links and notices sent to one account in a day.
     pub daily_sends: u32,
+    /// How long a reset link is valid.
+    #[serde(deserialize_with = "span::duration")]
+    pub link_ttl: Duration,
 }
 
 /// Password hashing and rules.
@@ -381,6 +475,14 @@ pub struct Passwords {
     pub max_length: usize,
     /// zxcvbn score that a new password must reach, 0 to 4.
     pub min_score: u8,
+    /// A service that knows breached passwords by range; `None` asks nobody.
+    #[serde(deserialize_with = "optional_url")]
+    pub breaches_url: Option<Url>,
+    /// How long it may take.
+    #[serde(deserialize_with = "span::duration")]
+    pub breaches_timeout: Duration,
+    /// What it means when it does not answer.
+    pub breaches_on_failure: OnFailure,
 }
 
 /// Access and refresh tokens.
@@ -672,6 +774,15 @@ fn needed(expected: &str) -> &str {
 fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
     span::parsed(deserializer, "a URL such as https://auth.example.com is needed", |text| {
         Url::parse(text).map_err(|error| format!("a URL such as https://auth.example.com is needed ({error})"))
+    })
+}
+
+fn optional_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+    span::parsed(deserializer, "a URL such as https://api.example.com is needed", |text| match text {
+        "" => Ok(None),
+        text => Url::parse(text)
+            .map(Some)
+            .map_err(|error| format!("a URL such as https://api.example.com is needed ({error})")),
     })
 }
 

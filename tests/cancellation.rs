@@ -7,7 +7,8 @@ use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, Hasher};
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::model::{
-    AuditEvent, Caller, Channel, OutboxEntry, OutboxState, Outcome, ProfileChanges, Session, SessionId, User, UserId,
+    AuditEvent, Caller, Channel, OutboxEntry, OutboxState, Outcome, Place, ProfileChanges, Session, SessionId, User,
+    UserId,
 };
 use bifrons::services::ports::{Audit as _, Inserted, Outbox as _, Ports as _, Sessions as _, Users as _};
 use bifrons::settings::{DatabaseUrl, Settings};
@@ -147,6 +148,8 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(parts::keys(settings).expect("keys")),
         wake: Arc::default(),
+        places: None,
+        breaches: None,
         database,
     }
 }
@@ -173,6 +176,7 @@ fn session(ports: &AsyncPorts, user: UserId) -> Session {
         browser: String::new(),
         os: String::new(),
         device: String::new(),
+        place: Place::default(),
     }
 }
 
@@ -205,7 +209,9 @@ async fn unit(ports: &AsyncPorts, shared: UserId) -> Result<(), Unavailable> {
             request_id: String::new(),
             engine: "async",
             user_agent: String::new(),
+            device_token: None,
         },
+        place: Place::default(),
     };
     let changes = ProfileChanges { bio: Some(one.id.to_string()), ..ProfileChanges::default() };
     ports

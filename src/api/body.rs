@@ -27,7 +27,7 @@ pub fn fields(content_type: Option<&str>, body: &[u8]) -> Result<Fields, Problem
     }
     match media_type(content_type)? {
         MediaType::Json => json(body),
-        MediaType::Form => form(body),
+        MediaType::Form => pairs(body),
     }
 }
 
@@ -68,7 +68,11 @@ fn json(body: &[u8]) -> Result<Fields, Problem> {
     bounded(fields)
 }
 
-fn form(body: &[u8]) -> Result<Fields, Problem> {
+/// Reads the pairs of a form body or of a query.
+///
+/// # Errors
+/// 400 `parse_error` when there are too many.
+pub fn pairs(body: &[u8]) -> Result<Fields, Problem> {
     let pairs = form_urlencoded::parse(body).take(MOST_FIELDS + 1);
     bounded(pairs.map(|(name, value)| (name.into_owned(), Value::String(value.into_owned()))).collect())
 }

@@ -61,6 +61,8 @@ pub struct Call {
     pub method: String,
     /// Without the query.
     pub path: String,
+    query: String,
+    idempotency_key: Option<String>,
     /// Who asks.
     pub caller: Caller,
     /// The page that asks, when a browser does.
@@ -83,18 +85,22 @@ impl Call {
         for (name, value) in parts.headers {
             found.take(name.as_ref(), &String::from_utf8_lossy(value.as_ref()));
         }
-        let path = parts.target.split(['?', '#']).next().unwrap_or_default();
+        let target = parts.target.split('#').next().unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let request_id = found.request_id.filter(|id| is_request_id(id));
         let caller = Caller {
             ip: edge.client_address(parts.peer, found.forwarded.iter().map(String::as_str)),
             request_id: request_id.unwrap_or_else(|| data_encoding::HEXLOWER.encode(&system::random::<16>())),
             engine: version.engine(),
             user_agent: clean(&found.user_agent.unwrap_or_default(), 400),
+            device_token: found.cookies.iter().find_map(|line| cookie_value(line, edge.device_cookie_name())),
         };
         let cookie = found.cookies.iter().find_map(|line| cookie_value(line, edge.cookie_name()));
         Self {
             version,
             path: origin_form(path).to_owned(),
+            query: query.to_owned(),
+            idempotency_key: found.idempotency_key,
             method: parts.method,
             caller,
             origin: found.origin,
@@ -127,6 +133,22 @@ impl Call {
         T: DeserializeOwned + Validate<Context = ()>,
     {
         Ok(read_fields(self.fields()?)?)
+    }
+
+    /// The query as a request of one operation.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn read_query<T>(&self) -> Result<T, Problem>
+    where
+        T: DeserializeOwned + Validate<Context = ()>,
+    {
+        Ok(read_fields(body::pairs(self.query.as_bytes())?)?)
+    }
+
+    /// The `X-Idempotency-Key` and the body it stands for.
+    pub fn idempotency_key(&self) -> Option<(&str, &[u8])> {
+        Some((self.idempotency_key.as_deref()?, self.body.as_deref().unwrap_or_default()))
     }
 
     fn fields(&self) -> Result<Fields, Problem> {
@@ -168,6 +190,7 @@ struct Found {
     origin: Option<String>,
     authorization: Option<String>,
     content_type: Option<String>,
+    idempotency_key: Option<String>,
     cookies: Vec<String>,
     forwarded: Vec<String>,
     is_preflight: bool,
@@ -182,6 +205,7 @@ impl Found {
             "origin" => self.origin = Some(value.to_owned()),
             "authorization" => self.authorization = Some(value.to_owned()),
             "content-type" => self.content_type = Some(value.to_owned()),
+            "x-idempotency-key" => self.idempotency_key = Some(value.to_owned()),
             "cookie" => self.cookies.push(value.to_owned()),
             "x-forwarded-for" => self.forwarded.push(value.to_owned()),
             "access-control-request-method" => self.is_preflight = true,

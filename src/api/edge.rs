@@ -1,7 +1,7 @@
 //! What the configuration says of the outer edge: proxies, origins, cookies, and where the other
 //! engine listens.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -15,6 +15,8 @@ pub struct Edge {
     origins: Vec<String>,
     own_origin: String,
     cookies_are_secure: bool,
+    device_ttl: Duration,
+    serves_docs: bool,
     ports: [Option<u16>; 2],
 }
 
@@ -27,6 +29,8 @@ impl Edge {
             origins: settings.cors.origins.iter().map(|origin| origin.to_lowercase()).collect(),
             own_origin: settings.public_url.origin().ascii_serialization(),
             cookies_are_secure: settings.cookies_are_secure(),
+            device_ttl: settings.devices.ttl,
+            serves_docs: settings.docs.enabled,
             ports: [v1.enabled.then(|| v1.bind.port()), v2.enabled.then(|| v2.bind.port())],
         }
     }
@@ -67,6 +71,23 @@ impl Edge {
         let (value, seconds) = value.unwrap_or(("", 0));
         let secure = if self.cookies_are_secure { "; Secure" } else { "" };
         format!("{}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}", self.cookie_name())
+    }
+
+    /// The name of the cookie that a device is known by.
+    pub const fn device_cookie_name(&self) -> &'static str {
+        if self.cookies_are_secure { "__Host-bifrons_device" } else { "bifrons_device" }
+    }
+
+    /// A `Set-Cookie` for a device that has signed in.
+    pub fn device_cookie(&self, token: &str) -> String {
+        let secure = if self.cookies_are_secure { "; Secure" } else { "" };
+        let (name, seconds) = (self.device_cookie_name(), self.device_ttl.as_secs());
+        format!("{name}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}")
+    }
+
+    /// Whether the OpenAPI document and Swagger UI are served.
+    pub const fn serves_docs(&self) -> bool {
+        self.serves_docs
     }
 
     /// The port that serves a version, when its engine runs.

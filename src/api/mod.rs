@@ -5,6 +5,7 @@ pub mod body;
 pub mod call;
 pub mod edge;
 pub mod framing;
+pub mod jwks;
 pub mod log;
 pub mod reply;
 pub mod routes;
@@ -12,5 +13,5 @@ pub mod views;
 
 pub use call::{BodyError, Call};
 pub use edge::Edge;
-pub use reply::{Reply, Success};
+pub use reply::{Document, Handled, Reply, Success};
 pub use routes::{Matched, Operation, Version};

@@ -1,24 +1,65 @@
 //! The envelope of every response, and the headers around it (contract §1).
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
     Call, Edge,
     routes::{self, Version},
-    views::{LoginData, ProfileView},
+    views::{ListView, LoginData, LoginEventView, ProfileView, SessionView},
 };
 use crate::services::{
-    fields::FieldErrors, model::User, problem::Problem, ready::Readiness, register::Registered, session::SignedIn,
+    fields::FieldErrors,
+    idempotency::Kept,
+    limits::Standing,
+    model::{LoginEvent, Session, SessionId, User},
+    pages::Shown,
+    problem::Problem,
+    ready::Readiness,
+    register::Registered,
+    session::SignedIn,
     tokens::Pair,
 };
 
 /// What an operation answers when it was done.
 pub struct Success {
     status: u16,
-    message: &'static str,
+    message: Cow<'static, str>,
     data: Value,
-    cookie: Option<String>,
+    cookies: Vec<String>,
+    is_replay: bool,
+    // Sent as it is, without the envelope.
+    document: Option<Document>,
+}
+
+/// Something to send as it is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Document {
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// Whether others may keep it for a while.
+    pub is_cacheable: bool,
+    /// More header fields.
+    pub headers: Vec<(&'static str, String)>,
+    /// The bytes.
+    pub body: Vec<u8>,
+}
+
+/// What an operation came to, and how the client stands with its limits.
+pub struct Handled {
+    /// Success or problem.
+    pub outcome: Result<Success, Problem>,
+    /// After this request.
+    pub standing: Option<Standing>,
+}
+
+impl Handled {
+    /// Of an operation whose limits are told by its problem, if by anything.
+    pub fn new(standing: Option<Standing>, outcome: Result<Success, Problem>) -> Self {
+        Self { outcome, standing }
+    }
 }
 
 /// A response, ready for an engine to send.
@@ -36,13 +77,34 @@ pub struct Reply {
 
 impl Success {
     fn new(status: u16, message: &'static str, data: impl Serialize) -> Self {
-        Self { status, message, data: serde_json::to_value(data).unwrap_or_default(), cookie: None }
+        let data = serde_json::to_value(data).unwrap_or_default();
+        let message = Cow::Borrowed(message);
+        Self { status, message, data, cookies: Vec::new(), is_replay: false, document: None }
+    }
+
+    /// Something that is sent as it is.
+    pub fn document(document: Document) -> Self {
+        Self { document: Some(document), ..Self::new(200, "", ()) }
+    }
+
+    /// What is kept for an idempotency key. Only answers without cookies are, and none of them holds
+    /// a token.
+    pub fn kept(&self) -> Option<Kept> {
+        let Self { status, message, data, cookies, .. } = self;
+        let is_plain = cookies.is_empty() && self.document.is_none();
+        is_plain.then(|| Kept { status: *status, message: message.to_string(), data: data.clone() })
+    }
+
+    /// The answer of the first time, again.
+    pub fn replayed(kept: Kept) -> Self {
+        let Kept { status, message, data } = kept;
+        Self { status, message: message.into(), data, is_replay: true, ..Self::new(status, "", ()) }
     }
 
     /// Somebody signed in.
     pub fn signed_in(edge: &Edge, message: &'static str, signed_in: &SignedIn) -> Self {
-        let cookie = Some(cookie(edge, &signed_in.tokens));
-        Self { cookie, ..Self::new(200, message, LoginData::new(signed_in)) }
+        let cookies = vec![cookie(edge, &signed_in.tokens), edge.device_cookie(&signed_in.device)];
+        Self { cookies, ..Self::new(200, message, LoginData::new(signed_in)) }
     }
 
     /// A code was sent, or it looks so.
@@ -59,7 +121,7 @@ impl Success {
     pub fn refreshed(edge: &Edge, pair: &Pair) -> Self {
         let Pair { access, refresh, expires_in, .. } = pair;
         let data = json!({ "access": access, "refresh": refresh, "expires_in": expires_in });
-        Self { cookie: Some(cookie(edge, pair)), ..Self::new(200, "Token refreshed.", data) }
+        Self { cookies: vec![cookie(edge, pair)], ..Self::new(200, "Token refreshed.", data) }
     }
 
     /// The token is good.
@@ -69,12 +131,49 @@ impl Success {
 
     /// The session is ended.
     pub fn logged_out(edge: &Edge) -> Self {
-        Self { cookie: Some(edge.refresh_cookie(None)), ..Self::new(200, "Logged out.", ()) }
+        Self { cookies: vec![edge.refresh_cookie(None)], ..Self::new(200, "Logged out.", ()) }
     }
 
     /// The signed-in user.
     pub fn profile(message: &'static str, user: &User) -> Self {
         Self::new(200, message, ProfileView::new(user))
+    }
+
+    /// A link or code was sent, or it looks so.
+    pub fn reset_requested() -> Self {
+        Self::new(200, "If there is such an account, instructions to set a new password have been sent.", ())
+    }
+
+    /// The password is another one; nobody is signed in by that.
+    pub fn password_reset() -> Self {
+        Self::new(200, "Your password was changed. Please sign in with the new one.", ())
+    }
+
+    /// The password is another one, and the session goes on.
+    pub fn password_changed(edge: &Edge, device: &str) -> Self {
+        let cookies = vec![edge.device_cookie(device)];
+        Self { cookies, ..Self::new(200, "Your password was changed. All other sessions were ended.", ()) }
+    }
+
+    /// The signed-in user's sessions.
+    pub fn sessions(shown: &Shown<Session>, current: SessionId) -> Self {
+        let view = |session| SessionView::new(session, current);
+        Self::new(200, "Your sessions.", ListView::new(shown, view))
+    }
+
+    /// The signed-in user's sign-ins.
+    pub fn login_events(shown: &Shown<LoginEvent>) -> Self {
+        Self::new(200, "Your sign-ins.", ListView::new(shown, LoginEventView::new))
+    }
+
+    /// A session is ended.
+    pub fn session_revoked() -> Self {
+        Self::new(200, "The session was ended.", ())
+    }
+
+    /// Every other session is ended.
+    pub fn others_revoked(count: usize) -> Self {
+        Self::new(200, "All other sessions were ended.", json!({ "revoked": count }))
     }
 
     /// The process runs.
@@ -116,14 +215,22 @@ struct Meta<'a> {
 
 impl Reply {
     /// Puts an operation's outcome into the envelope.
-    pub fn new(edge: &Edge, call: &Call, is_legacy: bool, outcome: Result<Success, Problem>) -> Self {
-        match outcome {
+    pub fn new(edge: &Edge, call: &Call, is_legacy: bool, handled: Handled) -> Self {
+        let Handled { outcome, standing } = handled;
+        let mut reply = match outcome {
             Ok(success) => Self::success(edge, call, is_legacy, success),
+            // A limit that refused says more than one that was passed before it.
+            Err(problem) if problem.standing.is_some() => return Self::problem(edge, call, &problem),
             Err(problem) => Self::problem(edge, call, &problem),
-        }
+        };
+        reply.headers.extend(standing.iter().flat_map(limit_headers));
+        reply
     }
 
     fn success(edge: &Edge, call: &Call, is_legacy: bool, success: Success) -> Self {
+        if let Some(document) = success.document {
+            return Self::document(edge, call, document);
+        }
         let mut repeated = Map::new();
         if let (true, Value::Object(data)) = (is_legacy, &success.data) {
             const OWN: [&str; 6] = ["success", "message", "data", "errors", "code", "meta"];
@@ -132,7 +239,7 @@ impl Reply {
         }
         let body = Envelope {
             success: true,
-            message: success.message,
+            message: &success.message,
             data: &success.data,
             errors: None,
             code: None,
@@ -140,8 +247,23 @@ impl Reply {
             repeated,
         };
         let mut reply = Self::json(edge, call, success.status, &body);
-        reply.headers.extend(success.cookie.map(|cookie| ("Set-Cookie", cookie)));
+        reply.headers.extend(success.cookies.into_iter().map(|cookie| ("Set-Cookie", cookie)));
+        if success.is_replay {
+            reply.headers.push(("Idempotent-Replay", "true".to_owned()));
+        }
         reply
+    }
+
+    fn document(edge: &Edge, call: &Call, document: Document) -> Self {
+        let Document { content_type, is_cacheable, headers: more, body } = document;
+        let mut headers = common(edge, call);
+        if is_cacheable {
+            headers.retain(|(name, _)| *name != "Cache-Control");
+            headers.push(("Cache-Control", "public, max-age=300".to_owned()));
+        }
+        headers.push(("Content-Type", content_type.to_owned()));
+        headers.extend(more);
+        Self { status: 200, headers, body, closes: false }
     }
 
     /// A refusal without an envelope, as the servers themselves refuse a malformed head.
@@ -173,6 +295,7 @@ impl Reply {
         }
         reply.headers.extend(problem.retry_after.map(|seconds| ("Retry-After", seconds.to_string())));
         reply.headers.extend(problem.allow.clone().map(|allow| ("Allow", allow)));
+        reply.headers.extend(problem.standing.iter().flat_map(limit_headers));
         reply
     }
 
@@ -182,7 +305,7 @@ impl Reply {
         let mut headers = common(edge, call);
         if call.is_preflight() && call.origin.as_deref().is_some_and(|origin| edge.allows_origin(origin)) {
             headers.push(("Access-Control-Allow-Methods", methods.clone()));
-            let allowed = "Authorization, Content-Type, X-Request-ID";
+            let allowed = "Authorization, Content-Type, X-Idempotency-Key, X-Request-ID";
             headers.push(("Access-Control-Allow-Headers", allowed.to_owned()));
             headers.push(("Access-Control-Max-Age", "600".to_owned()));
         }
@@ -197,6 +320,19 @@ impl Reply {
     }
 }
 
+// draft-ietf-httpapi-ratelimit-headers-07: whole seconds, of the rule that has the least left.
+fn limit_headers(standing: &Standing) -> [(&'static str, String); 4] {
+    let Standing { policy, limit, left } = standing;
+    let policy: Vec<String> = policy.iter().map(|rate| format!("{};w={}", rate.count, rate.per.as_secs())).collect();
+    let reset = left.reset.as_secs() + u64::from(left.reset.subsec_nanos() > 0);
+    [
+        ("RateLimit-Policy", policy.join(", ")),
+        ("RateLimit-Limit", limit.to_string()),
+        ("RateLimit-Remaining", left.remaining.to_string()),
+        ("RateLimit-Reset", reset.to_string()),
+    ]
+}
+
 fn common(edge: &Edge, call: &Call) -> Vec<(&'static str, String)> {
     let mut headers = vec![
         ("X-Request-ID", call.caller.request_id.clone()),
@@ -208,10 +344,13 @@ fn common(edge: &Edge, call: &Call) -> Vec<(&'static str, String)> {
     if let Some(origin) = call.origin.as_deref().filter(|origin| edge.allows_origin(origin)) {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
         headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
-        headers.push(("Access-Control-Expose-Headers", "X-Request-ID, Retry-After".to_owned()));
+        headers.push(("Access-Control-Expose-Headers", EXPOSED.to_owned()));
     }
     headers
 }
+
+const EXPOSED: &str = "X-Request-ID, Retry-After, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, \
+                       RateLimit-Reset, Idempotent-Replay";
 
 fn cookie(edge: &Edge, pair: &Pair) -> String {
     let seconds = (pair.refresh_expires_at - crate::system::now()).whole_seconds().max(0);

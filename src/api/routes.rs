@@ -57,6 +57,26 @@ pub enum Operation {
     Me,
     /// Changes to the signed-in user.
     UpdateMe,
+    /// Asking for a new password.
+    RequestReset,
+    /// A new password, with a link or a code.
+    ConfirmReset,
+    /// A new password, with what a link's path says.
+    ConfirmResetByLink,
+    /// A new password, with a code that went to a phone.
+    ConfirmResetByPhone,
+    /// Another password for the signed-in user.
+    ChangePassword,
+    /// The signed-in user's sessions.
+    Sessions,
+    /// The end of one of them.
+    RevokeSession,
+    /// The end of all but this one.
+    RevokeOtherSessions,
+    /// The signed-in user's sign-ins.
+    LoginEvents,
+    /// The keys that tokens are verified with.
+    JsonWebKeys,
     /// The process runs.
     Live,
     /// The process can serve.
@@ -76,6 +96,14 @@ impl Operation {
             Self::Logout => "logout",
             Self::Me => "me",
             Self::UpdateMe => "profile_update",
+            Self::RequestReset => "password_reset_request",
+            Self::ConfirmReset | Self::ConfirmResetByLink | Self::ConfirmResetByPhone => "password_reset",
+            Self::ChangePassword => "password_change",
+            Self::Sessions => "sessions",
+            Self::RevokeSession => "session_revoke",
+            Self::RevokeOtherSessions => "sessions_revoke_others",
+            Self::LoginEvents => "login_events",
+            Self::JsonWebKeys => "jwks",
             Self::Live => "live",
             Self::Ready => "ready",
         }
@@ -85,16 +113,35 @@ impl Operation {
     pub const fn class(self) -> Class {
         match self {
             Self::Register | Self::VerifyOtp | Self::ResendOtp | Self::Login => Class::Credential,
-            Self::RefreshToken | Self::Logout => Class::Sustained,
+            Self::RequestReset | Self::ConfirmReset | Self::ConfirmResetByLink | Self::ConfirmResetByPhone => {
+                Class::Credential
+            }
+            Self::RefreshToken | Self::Logout | Self::ChangePassword => Class::Sustained,
             Self::VerifyToken => Class::TokenVerify,
-            Self::Me | Self::UpdateMe => Class::General,
-            Self::Live | Self::Ready => Class::Free,
+            Self::Me | Self::UpdateMe | Self::LoginEvents => Class::General,
+            Self::Sessions | Self::RevokeSession | Self::RevokeOtherSessions => Class::General,
+            Self::JsonWebKeys | Self::Live | Self::Ready => Class::Free,
         }
     }
 
     /// Whether it asks for an access token.
     pub const fn needs_bearer(self) -> bool {
-        matches!(self, Self::Logout | Self::Me | Self::UpdateMe)
+        matches!(
+            self,
+            Self::Logout
+                | Self::Me
+                | Self::UpdateMe
+                | Self::ChangePassword
+                | Self::Sessions
+                | Self::RevokeSession
+                | Self::RevokeOtherSessions
+                | Self::LoginEvents
+        )
+    }
+
+    /// Whether it takes an `X-Idempotency-Key`. None of these answers with a token.
+    pub const fn takes_idempotency_key(self) -> bool {
+        matches!(self, Self::Register | Self::RequestReset | Self::UpdateMe)
     }
 }
 
@@ -116,7 +163,7 @@ pub struct Route {
     pub method: &'static str,
     /// Where the path begins.
     pub scope: Scope,
-    /// The path without a trailing slash.
+    /// The path without a trailing slash; `{name}` stands for one segment.
     pub path: &'static str,
     /// What it does.
     pub operation: Operation,
@@ -139,18 +186,34 @@ pub const ROUTES: &[Route] = &[
     route("PATCH", Scope::Versioned, "/auth/me", Operation::UpdateMe),
     route("GET", Scope::Versioned, "/profile/me", Operation::Me),
     route("PATCH", Scope::Versioned, "/profile/me", Operation::UpdateMe),
+    route("POST", Scope::Versioned, "/password/reset-request", Operation::RequestReset),
+    route("POST", Scope::Versioned, "/password/reset-confirm", Operation::ConfirmReset),
+    route("POST", Scope::Versioned, "/password/reset-confirm/{uidb64}/{token}", Operation::ConfirmResetByLink),
+    route("POST", Scope::Versioned, "/password/reset-phone-confirm", Operation::ConfirmResetByPhone),
+    route("POST", Scope::Versioned, "/password/change", Operation::ChangePassword),
+    route("GET", Scope::Versioned, "/auth/sessions", Operation::Sessions),
+    route("DELETE", Scope::Versioned, "/auth/sessions/{id}", Operation::RevokeSession),
+    route("POST", Scope::Versioned, "/auth/sessions/revoke-others", Operation::RevokeOtherSessions),
+    route("GET", Scope::Versioned, "/auth/login-events", Operation::LoginEvents),
     route("POST", Scope::Legacy, "/auth/login", Operation::Login),
     route("POST", Scope::Legacy, "/auth/register", Operation::Register),
     route("POST", Scope::Legacy, "/auth/logout", Operation::Logout),
     route("POST", Scope::Legacy, "/auth/token/refresh", Operation::RefreshToken),
     route("POST", Scope::Legacy, "/auth/verify-otp", Operation::VerifyOtp),
     route("POST", Scope::Legacy, "/auth/resend-otp", Operation::ResendOtp),
+    route("POST", Scope::Legacy, "/auth/password-reset", Operation::RequestReset),
+    route("POST", Scope::Legacy, "/auth/password-reset-request", Operation::RequestReset),
+    route("POST", Scope::Legacy, "/auth/password-reset-confirm", Operation::ConfirmReset),
+    route("POST", Scope::Legacy, "/auth/password-reset-confirm-email/{uidb64}/{token}", Operation::ConfirmResetByLink),
+    route("POST", Scope::Legacy, "/auth/password-reset-confirm-phone", Operation::ConfirmResetByPhone),
+    route("POST", Scope::Legacy, "/auth/password-change", Operation::ChangePassword),
+    route("GET", Scope::Bare, "/.well-known/jwks.json", Operation::JsonWebKeys),
     route("GET", Scope::Bare, "/health/live", Operation::Live),
     route("GET", Scope::Bare, "/health/ready", Operation::Ready),
 ];
 
 /// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Matched {
     /// An operation.
     Operation {
@@ -158,6 +221,8 @@ pub enum Matched {
         operation: Operation,
         /// Whether by a legacy alias.
         is_legacy: bool,
+        /// What stands in the path for the names in the route's.
+        parameters: Vec<String>,
     },
     /// What a path can do (OPTIONS; CORS pre-flight), with its `Allow`.
     Options,
@@ -170,17 +235,27 @@ pub enum Matched {
 pub fn find(version: Version, method: &str, path: &str) -> Result<Matched, Problem> {
     let bare = path.strip_suffix('/').unwrap_or(path);
     let versioned = below_api(bare, version);
-    let is_here = |route: &&Route| match route.scope {
-        Scope::Versioned => versioned == Some(route.path),
-        Scope::Legacy | Scope::Bare => bare == route.path,
-    };
+    let mut here: Vec<(&Route, Vec<String>)> = ROUTES
+        .iter()
+        .filter_map(|route| {
+            let asked = match route.scope {
+                Scope::Versioned => versioned?,
+                Scope::Legacy | Scope::Bare => bare,
+            };
+            Some((route, parameters(route.path, asked)?))
+        })
+        .collect();
+    // What is named as it is goes before what is named as any segment.
+    if here.iter().any(|(_, parameters)| parameters.is_empty()) {
+        here.retain(|(_, parameters)| parameters.is_empty());
+    }
     // A GET route answers HEAD too (RFC 9110 §9.3.2).
     let asked = if method == "HEAD" { "GET" } else { method };
     let mut allow = Vec::new();
-    for route in ROUTES.iter().filter(is_here) {
+    for (route, parameters) in here {
         if route.method == asked {
             let is_legacy = route.scope == Scope::Legacy;
-            return Ok(Matched::Operation { operation: route.operation, is_legacy });
+            return Ok(Matched::Operation { operation: route.operation, is_legacy, parameters });
         }
         allow.push(route.method);
         if route.method == "GET" {
@@ -203,6 +278,21 @@ pub fn methods(version: Version, path: &str) -> String {
     find(version, "", path).err().and_then(|problem| problem.allow).unwrap_or_default()
 }
 
+// What stands in `asked` for the `{name}`s of `path`, when it is such a path.
+fn parameters(path: &str, asked: &str) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    let mut segments = asked.split('/');
+    for name in path.split('/') {
+        let segment = segments.next()?;
+        if name.starts_with('{') && !segment.is_empty() {
+            found.push(segment.to_owned());
+        } else if name != segment {
+            return None;
+        }
+    }
+    segments.next().is_none().then_some(found)
+}
+
 fn below_api(path: &str, version: Version) -> Option<&str> {
     path.strip_prefix("/api/")?.strip_prefix(version.word()).filter(|rest| rest.starts_with('/'))
 }
@@ -223,7 +313,7 @@ mod tests {
 
     fn operation(method: &str, path: &str) -> Option<(Operation, bool)> {
         match find(Version::V1, method, path) {
-            Ok(Matched::Operation { operation, is_legacy }) => Some((operation, is_legacy)),
+            Ok(Matched::Operation { operation, is_legacy, .. }) => Some((operation, is_legacy)),
             _ => None,
         }
     }
@@ -245,6 +335,25 @@ mod tests {
         ] {
             assert_eq!(operation("POST", path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn names_in_a_path_stand_for_one_segment_each() {
+        let found = |method: &str, path: &str| match find(Version::V1, method, path) {
+            Ok(Matched::Operation { operation, parameters, .. }) => Some((operation, parameters.join(","))),
+            _ => None,
+        };
+        let by_link = Some((Operation::ConfirmResetByLink, "a,b".to_owned()));
+        assert_eq!(found("POST", "/api/v1/password/reset-confirm/a/b/"), by_link);
+        assert_eq!(found("POST", "/auth/password-reset-confirm-email/a/b"), by_link);
+        assert_eq!(found("POST", "/api/v1/password/reset-confirm/a"), None);
+        assert_eq!(found("POST", "/api/v1/password/reset-confirm//b"), None);
+        assert_eq!(found("POST", "/api/v1/password/reset-confirm/a/b/c"), None);
+        assert_eq!(found("DELETE", "/api/v1/auth/sessions/x"), Some((Operation::RevokeSession, "x".to_owned())));
+        assert_eq!(found("DELETE", "/api/v1/auth/sessions/"), None);
+        let allow = |path: &str| methods(Version::V1, path);
+        assert_eq!(allow("/api/v1/auth/sessions/revoke-others/"), "POST, OPTIONS");
+        assert_eq!(allow("/api/v1/auth/sessions/x/"), "DELETE, OPTIONS");
     }
 
     #[test]

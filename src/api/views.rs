@@ -4,7 +4,8 @@ use serde::Serialize;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::services::{
-    model::{Role, User},
+    model::{LoginEvent, Role, Session, SessionId, User},
+    pages::Shown,
     session::SignedIn,
     verify_otp::identifier_of,
 };
@@ -26,7 +27,7 @@ pub struct LoginData<'a> {
 impl<'a> LoginData<'a> {
     /// Of somebody who has just signed in.
     pub fn new(signed_in: &'a SignedIn) -> Self {
-        let SignedIn { user, tokens } = signed_in;
+        let SignedIn { user, tokens, .. } = signed_in;
         Self {
             access: &tokens.access,
             refresh: &tokens.refresh,
@@ -104,6 +105,94 @@ impl<'a> ProfileView<'a> {
             state: &user.state,
             city: &user.city,
             address: &user.address,
+        }
+    }
+}
+
+/// A list (contract §1).
+#[derive(Serialize)]
+pub struct ListView<V> {
+    count: i64,
+    results: Vec<V>,
+    next: Option<String>,
+}
+
+impl<V> ListView<V> {
+    /// Of a part of a list.
+    pub fn new<'a, T>(shown: &'a Shown<T>, view: impl Fn(&'a T) -> V) -> Self {
+        let Shown { count, results, next } = shown;
+        Self { count: *count, results: results.iter().map(view).collect(), next: next.clone() }
+    }
+}
+
+/// A session as its user sees it.
+#[derive(Serialize)]
+pub struct SessionView<'a> {
+    id: String,
+    device: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    ip: &'a str,
+    country: &'a str,
+    city: &'a str,
+    created_at: String,
+    last_used_at: String,
+    expires_at: String,
+    is_current: bool,
+}
+
+impl<'a> SessionView<'a> {
+    /// Of a session; `current` is the one that asks.
+    pub fn new(session: &'a Session, current: SessionId) -> Self {
+        Self {
+            id: session.id.to_string(),
+            device: &session.device,
+            browser: &session.browser,
+            os: &session.os,
+            ip: &session.ip,
+            country: &session.place.country,
+            city: &session.place.city,
+            created_at: rfc3339(session.created_at),
+            last_used_at: rfc3339(session.last_used_at),
+            expires_at: rfc3339(session.expires_at),
+            is_current: session.id == current,
+        }
+    }
+}
+
+/// A sign-in, or a try at one, as its user sees it.
+#[derive(Serialize)]
+pub struct LoginEventView<'a> {
+    id: String,
+    at: String,
+    action: &'a str,
+    outcome: &'static str,
+    reason: &'a str,
+    session_id: Option<String>,
+    device: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    ip: &'a str,
+    country: &'a str,
+    city: &'a str,
+}
+
+impl<'a> LoginEventView<'a> {
+    /// Of an event.
+    pub fn new(event: &'a LoginEvent) -> Self {
+        Self {
+            id: event.id.to_string(),
+            at: rfc3339(event.at),
+            action: &event.action,
+            outcome: event.outcome.word(),
+            reason: &event.reason,
+            session_id: event.session_id.map(|id| id.to_string()),
+            device: &event.device,
+            browser: &event.browser,
+            os: &event.os,
+            ip: &event.ip,
+            country: &event.place.country,
+            city: &event.place.city,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     },
     settings::{Settings, StoreUrl},
     store::{
-        redis::{self as commands, Breaker},
+        redis::{self as commands, Breaker, Tries},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -71,7 +71,7 @@ impl EphemeralStore {
 
 /// Runs `$table` with a database connection, or `$redis` with a Redis connection.
 macro_rules! at {
-    ($store:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
+    ($store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
             Place::Table(database) => match &mut database.check_out().await? {
                 Connection::Sqlite(lease, _) => {
@@ -88,24 +88,30 @@ macro_rules! at {
                 }
             },
             Place::Redis { pool, breaker, limit } => {
-                on_redis(pool, breaker, *limit, async |$server: &mut deadpool_redis::Connection| $redis).await
+                on_redis(pool, breaker, *limit, $tries, async |$server: &mut deadpool_redis::Connection| $redis).await
             }
         }
     };
 }
 
-/// Runs a command within the limit. A pooled connection was just asked whether it lives, so that
-/// nothing needs to be sent twice.
+/// Runs a command within the limit, on another connection once more where that does no harm.
 async fn on_redis<T>(
     pool: &Pool,
     breaker: &Breaker,
     limit: Duration,
+    tries: Tries,
     command: impl AsyncFn(&mut deadpool_redis::Connection) -> RedisResult<T>,
 ) -> Result<T, Unavailable> {
     if breaker.is_open() {
         return Err(Unavailable::store("not asked again yet"));
     }
-    let answer = timeout(limit, attempt(pool, command)).await.map_err(Unavailable::store).flatten();
+    let both = async {
+        match attempt(pool, &command).await {
+            Ok(Err(error)) if tries == Tries::Two && error.is_io_error() => attempt(pool, &command).await,
+            answer => answer,
+        }
+    };
+    let answer = timeout(limit, both).await.map_err(Unavailable::store).flatten();
     let is_away = match &answer {
         Ok(Err(error)) => error.is_io_error(),
         other => other.is_err(),
@@ -116,7 +122,7 @@ async fn on_redis<T>(
 
 async fn attempt<T>(
     pool: &Pool,
-    command: impl AsyncFn(&mut deadpool_redis::Connection) -> RedisResult<T>,
+    command: &impl AsyncFn(&mut deadpool_redis::Connection) -> RedisResult<T>,
 ) -> Result<RedisResult<T>, Unavailable> {
     let mut conn = pool.get().await.map_err(Unavailable::store)?;
     let answer = command(&mut conn).await;
@@ -129,7 +135,7 @@ async fn attempt<T>(
 impl Ephemeral for EphemeralStore {
     async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable> {
         let until = DbMoment(system::now() + ttl);
-        at!(self,
+        at!(self, Tries::Two,
             conn => {
                 let fresh = || (entries::value.eq(value), entries::count.eq(0), entries::expires_at.eq(until));
                 diesel::insert_into(entries::table)
@@ -146,7 +152,7 @@ impl Ephemeral for EphemeralStore {
 
     async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable> {
         let now = system::now();
-        at!(self,
+        at!(self, Tries::One,
             conn => {
                 let stored = diesel::sql_query(sql::PUT_IF_ABSENT)
                     .bind::<diesel::sql_types::Text, _>(key)
@@ -170,7 +176,7 @@ impl Ephemeral for EphemeralStore {
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable> {
         let now = system::now();
-        at!(self,
+        at!(self, Tries::Two,
             conn => entries::table
                 .filter(entries::key.eq(key).and(entries::expires_at.gt(DbMoment(now))))
                 .select((entries::value, entries::expires_at))
@@ -183,7 +189,7 @@ impl Ephemeral for EphemeralStore {
 
     async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable> {
         let now = DbMoment(system::now());
-        at!(self,
+        at!(self, Tries::One,
             conn => diesel::delete(entries::table)
                 .filter(entries::key.eq(key).and(entries::value.eq(value)).and(entries::expires_at.gt(now)))
                 .execute(conn)
@@ -193,14 +199,14 @@ impl Ephemeral for EphemeralStore {
     }
 
     async fn remove(&self, key: &str) -> Result<(), Unavailable> {
-        at!(self,
+        at!(self, Tries::Two,
             conn => diesel::delete(entries::table.find(key)).execute(conn).await.map(drop),
             server => commands::remove(key).query_async(server).await)
     }
 
     async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable> {
         let now = system::now();
-        at!(self,
+        at!(self, Tries::One,
             conn => diesel::sql_query(sql::INCREMENT)
                 .bind::<diesel::sql_types::Text, _>(key)
                 .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
@@ -218,14 +224,15 @@ impl Ephemeral for EphemeralStore {
             Place::Redis { pool, breaker, limit } => {
                 let asked =
                     async |server: &mut deadpool_redis::Connection| commands::admit(rules).invoke_async(server).await;
-                on_redis(pool, breaker, *limit, asked).await.ok().map(commands::decision)
+                let answer: Option<Vec<u64>> = on_redis(pool, breaker, *limit, Tries::One, asked).await.ok();
+                answer.as_deref().and_then(commands::decision)
             }
         };
         decision.unwrap_or_else(|| self.limiter.admit(rules, system::now()))
     }
 
     async fn ping(&self) -> Result<(), Unavailable> {
-        at!(self,
+        at!(self, Tries::Two,
             conn => diesel::sql_query("SELECT 1").execute(conn).await.map(drop),
             server => redis::cmd("PING").query_async(server).await)
     }

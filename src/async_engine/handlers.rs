@@ -1,18 +1,26 @@
 //! What each operation does on this engine: read, call the service, answer.
 
 use crate::{
-    api::{Call, Edge, Operation, Success},
+    api::{Call, Edge, Handled, Operation, Success, jwks},
     services::{
         authenticate::{Bearer, authenticate},
+        change_password::change_password,
+        confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone, confirm_reset},
+        idempotency::{self, Asked, Begun},
         limits::admit,
         login::login,
+        login_events::login_events,
         logout::logout,
+        model::UserId,
+        pages::PageQuery,
         problem::Problem,
         profile::update_profile,
         ready::ready,
         refresh::{Refresh, refresh},
         register::register,
+        request_reset::request_reset,
         resend_otp::resend_otp,
+        sessions::{revoke, revoke_others, sessions},
         verify_otp::verify_otp,
         verify_token::verify_token,
     },
@@ -23,21 +31,79 @@ use super::ports::AsyncPorts;
 type Outcome = Result<Success, Problem>;
 
 /// Counts the request against its limits, recognises its bearer where one is needed, and does it.
-pub async fn handle(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
-    let class = operation.class();
-    if !operation.needs_bearer() {
-        // A refresh is counted where it is known whose token it shows.
-        if operation != Operation::RefreshToken {
-            admit(ports, class, &call.caller, None).await?;
-        }
-        return open(ports, edge, call, operation).await;
+/// `parameters` are what stands in the path for the names in the route's.
+pub async fn handle(
+    ports: &AsyncPorts,
+    edge: &Edge,
+    call: &Call,
+    operation: Operation,
+    parameters: &[String],
+) -> Handled {
+    // A refresh is counted where it is known whose token it shows.
+    if operation == Operation::RefreshToken {
+        return refreshed(ports, edge, call).await;
     }
-    let bearer = authenticate(ports, call.bearer()).await?;
-    admit(ports, class, &call.caller, Some(bearer.user.id)).await?;
-    guarded(ports, edge, call, operation, &bearer).await
+    let bearer = match operation.needs_bearer() {
+        false => None,
+        true => match authenticate(ports, call.bearer()).await {
+            Ok(bearer) => Some(bearer),
+            Err(error) => return Handled::new(None, Err(error.into())),
+        },
+    };
+    let user = bearer.as_ref().map(|bearer| bearer.user.id);
+    let standing = match admit(ports, operation.class(), &call.caller, user).await {
+        Ok(standing) => standing,
+        Err(problem) => return Handled::new(None, Err(problem)),
+    };
+    let work = async || match &bearer {
+        Some(bearer) => guarded(ports, edge, call, operation, parameters, bearer).await,
+        None => open(ports, edge, call, operation, parameters).await,
+    };
+    let outcome = once(ports, call, operation, user, work).await;
+    Handled::new(standing, outcome)
 }
 
-async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation) -> Outcome {
+async fn refreshed(ports: &AsyncPorts, edge: &Edge, call: &Call) -> Handled {
+    let read = || {
+        let body = call.read::<Refresh>()?.refresh.map(|token| token.0).filter(|token| !token.is_empty());
+        match body {
+            Some(token) => Ok(Some(token)),
+            None => Ok(call.refresh_cookie(edge)?.map(str::to_owned)),
+        }
+    };
+    match read() {
+        Ok(token) => {
+            let (standing, pair) = refresh(ports, &call.caller, token.as_deref()).await;
+            Handled::new(standing, pair.map(|pair| Success::refreshed(edge, &pair)).map_err(Problem::from))
+        }
+        Err(problem) => Handled::new(None, Err(problem)),
+    }
+}
+
+// Once for each idempotency key, where the operation takes one.
+async fn once(
+    ports: &AsyncPorts,
+    call: &Call,
+    operation: Operation,
+    user: Option<UserId>,
+    work: impl AsyncFnOnce() -> Outcome,
+) -> Outcome {
+    let given = call.idempotency_key().filter(|_| operation.takes_idempotency_key());
+    let Some((key, body)) = given else { return work().await };
+    let claim =
+        match idempotency::begin(ports, &call.caller, Asked { route: operation.word(), key, user, body }).await? {
+            Begun::Fresh(claim) => claim,
+            Begun::Replay(kept) => return Ok(Success::replayed(kept)),
+        };
+    let outcome = work().await;
+    match outcome.as_ref().ok().and_then(Success::kept) {
+        Some(kept) => idempotency::finish(ports, claim, &kept).await,
+        None => idempotency::release(ports, claim).await,
+    }
+    outcome
+}
+
+async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation, parameters: &[String]) -> Outcome {
     match operation {
         Operation::Register => Ok(Success::registered(&register(ports, &call.caller, call.read()?).await?)),
         Operation::VerifyOtp => {
@@ -52,25 +118,45 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
             let signed_in = login(ports, &call.caller, call.read()?).await?;
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
-        Operation::RefreshToken => {
-            let body = call.read::<Refresh>()?.refresh.map(|token| token.0).filter(|token| !token.is_empty());
-            let token = match &body {
-                Some(token) => Some(token.as_str()),
-                None => call.refresh_cookie(edge)?,
-            };
-            Ok(Success::refreshed(edge, &refresh(ports, &call.caller, token).await?))
-        }
         Operation::VerifyToken => {
             verify_token(ports, call.read()?).await?;
             Ok(Success::token_valid())
         }
+        Operation::RequestReset => {
+            request_reset(ports, &call.caller, call.read()?).await?;
+            Ok(Success::reset_requested())
+        }
+        Operation::ConfirmReset => {
+            let reset = call.read::<ConfirmReset>()?.read(ports)?;
+            confirm_reset(ports, &call.caller, reset).await?;
+            Ok(Success::password_reset())
+        }
+        Operation::ConfirmResetByLink => {
+            let [uidb64, token] = parameters else { return Err(Problem::server_error()) };
+            let reset = call.read::<ConfirmResetByLink>()?.read(uidb64, token)?;
+            confirm_reset(ports, &call.caller, reset).await?;
+            Ok(Success::password_reset())
+        }
+        Operation::ConfirmResetByPhone => {
+            let reset = call.read::<ConfirmResetByPhone>()?.read(ports)?;
+            confirm_reset(ports, &call.caller, reset).await?;
+            Ok(Success::password_reset())
+        }
+        Operation::JsonWebKeys => Ok(Success::document(jwks::document(&ports.keys))),
         Operation::Live => Ok(Success::live()),
         Operation::Ready => Success::ready(&ready(ports).await),
-        Operation::Logout | Operation::Me | Operation::UpdateMe => Err(Problem::server_error()),
+        _ => Err(Problem::server_error()),
     }
 }
 
-async fn guarded(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation, bearer: &Bearer) -> Outcome {
+async fn guarded(
+    ports: &AsyncPorts,
+    edge: &Edge,
+    call: &Call,
+    operation: Operation,
+    parameters: &[String],
+    bearer: &Bearer,
+) -> Outcome {
     match operation {
         Operation::Logout => {
             logout(ports, &call.caller, bearer, call.read()?).await?;
@@ -80,6 +166,26 @@ async fn guarded(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operat
         Operation::UpdateMe => {
             let user = update_profile(ports, &call.caller, bearer, call.read()?).await?;
             Ok(Success::profile("Your profile was updated.", &user))
+        }
+        Operation::ChangePassword => {
+            let device = change_password(ports, &call.caller, bearer, call.read()?).await?;
+            Ok(Success::password_changed(edge, &device))
+        }
+        Operation::Sessions => {
+            let page = call.read_query::<PageQuery>()?.page()?;
+            Ok(Success::sessions(&sessions(ports, bearer, page).await?, bearer.session.id))
+        }
+        Operation::RevokeSession => {
+            let [id] = parameters else { return Err(Problem::server_error()) };
+            revoke(ports, &call.caller, bearer, id).await?;
+            Ok(Success::session_revoked())
+        }
+        Operation::RevokeOtherSessions => {
+            Ok(Success::others_revoked(revoke_others(ports, &call.caller, bearer).await?))
+        }
+        Operation::LoginEvents => {
+            let page = call.read_query::<PageQuery>()?.page()?;
+            Ok(Success::login_events(&login_events(ports, bearer, page).await?))
         }
         _ => Err(Problem::server_error()),
     }

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use crate::{
     services::{
         error::Overloaded,
-        passwords::{self, Arena, HashAs, HashParams, Password, Verified},
+        imported_hashes::{Cost, Profile},
+        passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
         policy::PasswordPolicy,
     },
     settings::Settings,
@@ -82,12 +83,20 @@ impl Hasher {
         password: Password,
         personal: Vec<String>,
         policy: PasswordPolicy,
-    ) -> Result<bool, Overloaded> {
+    ) -> Result<Guessable, Overloaded> {
         let judge = move |_: &mut Arena| {
             let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
             passwords::is_guessable(&password, &personal, &policy)
         };
         self.run(judge).await
+    }
+
+    /// Does the work that a failed sign-in lacks beside others.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {
+        self.run(move |_: &mut Arena| profile.make_up(done, &password)).await
     }
 
     async fn run<T: Send + 'static>(

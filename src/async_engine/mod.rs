@@ -1,5 +1,6 @@
 //! Version 2: a few threads, many requests, and whoever must wait steps aside.
 
+mod breaches;
 mod database;
 mod ephemeral;
 mod extract;

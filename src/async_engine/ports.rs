@@ -1,15 +1,20 @@
 //! The ports of the async engine: whoever must wait steps aside.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use time::OffsetDateTime;
 
-use super::{database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store};
+use super::{
+    breaches::BreachList, database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store,
+};
 use crate::{
+    places::Places,
     services::{
         error::{Overloaded, Unavailable},
+        imported_hashes::{Cost, Profile},
         keys::Keys,
-        passwords::{HashAs, Password, Verified},
+        model::Place,
+        passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
         ports::Ports,
     },
@@ -29,6 +34,10 @@ pub struct AsyncPorts {
     pub policy: Arc<Policy>,
     /// Derived from the master secret.
     pub keys: Arc<Keys>,
+    /// Where addresses are, when there is a database of it.
+    pub places: Option<Arc<Places>>,
+    /// Whom to ask for breached passwords, when anybody.
+    pub breaches: Option<Arc<BreachList>>,
     /// Tells the pump that a letter waits.
     pub wake: Arc<Wake>,
 }
@@ -57,6 +66,10 @@ impl Ports for AsyncPorts {
 
     fn random<const N: usize>(&self) -> [u8; N] {
         system::random()
+    }
+
+    fn place(&self, ip: IpAddr) -> Place {
+        self.places.as_deref().map(|places| places.of(ip)).unwrap_or_default()
     }
 
     fn ephemeral(&self) -> &EphemeralStore {
@@ -99,7 +112,18 @@ impl Ports for AsyncPorts {
         self.hasher.verify(password, hash, other).await
     }
 
-    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<bool, Overloaded> {
+    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded> {
         self.hasher.is_guessable(password, personal, self.policy.passwords.clone()).await
+    }
+
+    async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {
+        self.hasher.make_up(password, profile, done).await
+    }
+
+    async fn breaches(&self, prefix: &str) -> Result<String, Unavailable> {
+        match self.breaches.as_deref() {
+            Some(list) => list.range(prefix).await,
+            None => Ok(String::new()),
+        }
     }
 }

@@ -26,6 +26,7 @@ use socket2::SockRef;
 use tracing::Instrument as _;
 
 use super::{
+    breaches::BreachList,
     database::Database,
     ephemeral::EphemeralStore,
     extract, handlers,
@@ -34,8 +35,9 @@ use super::{
     pump::{Pump, Wake},
 };
 use crate::{
-    api::{Edge, Matched, Reply, Success, framing, log},
+    api::{Edge, Handled, Matched, Reply, framing, log},
     parts,
+    places::Places,
     services::{error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, problem::Problem},
     settings::Settings,
 };
@@ -54,6 +56,8 @@ pub struct Shared {
     pub edge: Arc<Edge>,
     /// Counters that both engines share.
     pub limiter: Arc<LocalLimiter>,
+    /// Where addresses are.
+    pub places: Option<Arc<Places>>,
 }
 
 /// A running engine.
@@ -108,13 +112,14 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
 }
 
 fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump, Arc<Requests>), Failure> {
-    let Shared { settings, policy, keys, edge, limiter } = shared;
+    let Shared { settings, policy, keys, edge, limiter, places } = shared;
     let workers = match settings.engines.v2.workers {
         0 => available_parallelism().map_or(1, NonZero::get),
         workers => workers,
     };
     let hasher = Hasher::start(&settings, parts::hash_params(&settings), parts::hash_slots(&settings))?;
     let wake = Arc::new(Wake::default());
+    let breaches = BreachList::of(&settings)?.map(Arc::new);
     // SQLite's connections live on threads of their own and serve all workers; a PostgreSQL or
     // Redis connection lives on the worker that made it.
     let embedded = match settings.database() {
@@ -128,8 +133,16 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             None => Database::new(settings, size(settings.database.pool))?,
         };
         let ephemeral = EphemeralStore::new(settings, &database, Arc::clone(&limiter), size(settings.store.pool))?;
-        let (hasher, policy) = (hasher.clone(), Arc::clone(&policy));
-        Ok(AsyncPorts { database, ephemeral, hasher, policy, keys: Arc::clone(&keys), wake: Arc::clone(&wake) })
+        Ok(AsyncPorts {
+            database,
+            ephemeral,
+            hasher: hasher.clone(),
+            policy: Arc::clone(&policy),
+            keys: Arc::clone(&keys),
+            wake: Arc::clone(&wake),
+            places: places.clone(),
+            breaches: breaches.clone(),
+        })
     };
     let pump = Pump::start(&settings, &ports(&settings, usize::MAX)?)?;
     // What fails here would fail in each worker, where nobody could be told.
@@ -231,9 +244,9 @@ async fn answer(
     let span = log::span(&call, &matched);
     let reply = async {
         let reply = match matched {
-            Ok(Matched::Operation { operation, is_legacy }) => {
-                let outcome = Caught(Box::pin(handlers::handle(&ports, &edge, &call, operation))).await;
-                Reply::new(&edge, &call, is_legacy, outcome)
+            Ok(Matched::Operation { operation, is_legacy, parameters }) => {
+                let handling = handlers::handle(&ports, &edge, &call, operation, &parameters);
+                Reply::new(&edge, &call, is_legacy, Caught(Box::pin(handling)).await)
             }
             Ok(Matched::Options) => Reply::options(&edge, &call),
             Err(problem) => Reply::problem(&edge, &call, &problem),
@@ -249,25 +262,27 @@ async fn answer(
 // A panic is a defect; its connection to the database is closed, which undoes what it had begun.
 struct Caught<F>(Pin<Box<F>>);
 
-impl<F: Future<Output = Result<Success, Problem>>> Future for Caught<F> {
+impl<F: Future<Output = Handled>> Future for Caught<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)));
-        polled.unwrap_or_else(|_panic| Poll::Ready(Err(Problem::server_error())))
+        polled.unwrap_or_else(|_panic| Poll::Ready(Handled::new(None, Err(Problem::server_error()))))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Success;
 
     #[test]
     fn a_panic_is_a_server_error() {
         System::new().block_on(async {
             let panics = Caught(Box::pin(async { panic!("on purpose") })).await;
-            assert_eq!(panics.err().unwrap().code, "server_error");
-            assert!(Caught(Box::pin(async { Ok(Success::live()) })).await.is_ok());
+            assert_eq!(panics.outcome.err().unwrap().code, "server_error");
+            let lives = Caught(Box::pin(async { Handled::new(None, Ok(Success::live())) })).await;
+            assert!(lives.outcome.is_ok());
         });
     }
 }

@@ -17,17 +17,17 @@ use crate::{
         identifier::Identifier,
         keys::Keys,
         model::{
-            AuditEvent, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId,
-            Settlement, User, UserId,
+            AuditEvent, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
+            ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
-        ports::{Audit, Before, Inserted, Outbox, Sessions, Users},
+        ports::{Audit, Before, Inserted, Living, Outbox, Sessions, Users},
     },
     store::{
         rows::{
-            AuditRow, ConfirmationRow, OutboxRow, ProfileRow, SessionRow, SettlementRow, UserRow, entries,
-            session_and_user,
+            AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, SessionRow, SettlementRow,
+            UserRow, entries, listed, session_and_user,
         },
-        schema::{audit_events, ephemeral_entries, outbox, sessions, users},
+        schema::{audit_events, ephemeral_entries, imported_hashes, outbox, sessions, users},
         sql,
         types::{DbId, DbMoment, Id, Moment},
     },
@@ -154,6 +154,34 @@ impl Users for Store {
         };
         changed.map(|rows| rows == 1)
     }
+
+    async fn set_password(&mut self, user: &User, new_hash: &str, at: OffsetDateTime) -> Answer<bool> {
+        let row = NewPasswordRow::new(new_hash, at);
+        let living = users::is_active.eq(true).and(users::deleted_at.is_null());
+        let changed = match user.password_hash.as_deref() {
+            Some(known) => on!(self, conn => diesel::update(users::table)
+                .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
+                .set(&row)
+                .execute(conn).await),
+            None => on!(self, conn => diesel::update(users::table)
+                .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.is_null()))
+                .set(&row)
+                .execute(conn).await),
+        };
+        changed.map(|rows| rows == 1)
+    }
+
+    async fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Answer<()> {
+        let noted = on!(self, conn => diesel::sql_query(sql::NOTE_IMPORTED_HASH)
+            .bind::<diesel::sql_types::Text, _>(scheme)
+            .bind::<diesel::sql_types::BigInt, _>(work)
+            .execute(conn).await);
+        noted.map(drop)
+    }
+
+    async fn imported_hashes(&mut self) -> Answer<Vec<(String, i64)>> {
+        on!(self, conn => imported_hashes::table.load(conn).await)
+    }
 }
 
 impl Sessions for Store {
@@ -200,13 +228,60 @@ impl Sessions for Store {
         changed.map(|rows| rows == 1)
     }
 
-    async fn end_sessions_of(&mut self, user: UserId, why: EndReason, at: OffsetDateTime) -> Answer<Vec<SessionId>> {
+    async fn end_sessions_of(
+        &mut self,
+        user: UserId,
+        but: Option<SessionId>,
+        why: EndReason,
+        at: OffsetDateTime,
+    ) -> Answer<Vec<SessionId>> {
+        // The nil id is nobody's.
+        let but = DbId(but.map_or(Uuid::nil(), |session| session.0));
         let ended = on!(self, conn => diesel::update(sessions::table)
-            .filter(sessions::user_id.eq(DbId(user.0)).and(sessions::ended_at.is_null()))
+            .filter(sessions::user_id.eq(DbId(user.0)).and(sessions::ended_at.is_null()).and(sessions::id.ne(but)))
             .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word())))
             .returning(sessions::id)
             .get_results::<DbId>(conn).await);
         ended.map(|ids| ids.into_iter().map(|id| SessionId(id.0)).collect())
+    }
+
+    async fn touch_session(&mut self, id: SessionId, before: OffsetDateTime, at: OffsetDateTime) -> Answer<()> {
+        let noted = on!(self, conn => diesel::update(sessions::table)
+            .filter(sessions::id.eq(DbId(id.0)).and(sessions::last_used_at.lt(DbMoment(before))))
+            .set(sessions::last_used_at.eq(DbMoment(at)))
+            .execute(conn).await);
+        noted.map(drop)
+    }
+
+    async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Answer<Listed<Session>> {
+        let living = || {
+            sessions::user_id
+                .eq(DbId(user.0))
+                .and(sessions::ended_at.is_null())
+                .and(sessions::expires_at.gt(DbMoment(living.at)))
+                .and(sessions::last_used_at.gt(DbMoment(living.used_after)))
+                .and(sessions::created_at.gt(DbMoment(living.opened_after)))
+        };
+        let count = on!(self, conn => sessions::table.filter(living()).count().get_result(conn).await);
+        let rows = match page.after {
+            None => on!(self, conn => sessions::table
+                .filter(living())
+                .order((sessions::created_at.desc(), sessions::id.desc()))
+                .limit(page.limit)
+                .select(SessionRow::as_select())
+                .load(conn).await),
+            Some((at, id)) => {
+                let (at, id) = (DbMoment(at), DbId(id));
+                let later = sessions::created_at.lt(at).or(sessions::created_at.eq(at).and(sessions::id.lt(id)));
+                on!(self, conn => sessions::table
+                    .filter(living().and(later))
+                    .order((sessions::created_at.desc(), sessions::id.desc()))
+                    .limit(page.limit)
+                    .select(SessionRow::as_select())
+                    .load(conn).await)
+            }
+        };
+        count.and_then(|count| listed::<SessionRow, Session>((count, rows?)))
     }
 }
 
@@ -295,7 +370,8 @@ impl Outbox for Store {
         let users = on!(self, conn => diesel::delete(users::table).filter(unverified).execute(conn).await)?;
         let ended = on!(self, conn => diesel::delete(sessions::table).filter(sessions::expires_at.lt(DbMoment(now))).execute(conn).await)?;
         let entries = on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn).await)?;
-        Ok(letters + events + users + ended + entries)
+        let costs = on!(self, conn => diesel::sql_query(sql::FORGET_IMPORTED_HASHES).execute(conn).await)?;
+        Ok(letters + events + users + ended + entries + costs)
     }
 }
 
@@ -303,5 +379,32 @@ impl Audit for Store {
     async fn record(&mut self, event: &AuditEvent) -> Answer<()> {
         let row = AuditRow::from(event);
         on!(self, conn => diesel::insert_into(audit_events::table).values(&row).execute(conn).await).map(drop)
+    }
+
+    async fn login_events(&mut self, user: UserId, actions: &[&str], page: Page) -> Answer<Listed<LoginEvent>> {
+        let own = || audit_events::user_id.eq(DbId(user.0)).and(audit_events::action.eq_any(actions));
+        let count = on!(self, conn => audit_events::table
+            .filter(own())
+            .count()
+            .get_result(conn).await);
+        let rows = match page.after {
+            None => on!(self, conn => audit_events::table
+                .filter(own())
+                .order((audit_events::at.desc(), audit_events::id.desc()))
+                .limit(page.limit)
+                .select(LoginEventRow::as_select())
+                .load(conn).await),
+            Some((at, id)) => {
+                let (at, id) = (DbMoment(at), DbId(id));
+                let later = audit_events::at.lt(at).or(audit_events::at.eq(at).and(audit_events::id.lt(id)));
+                on!(self, conn => audit_events::table
+                    .filter(own().and(later))
+                    .order((audit_events::at.desc(), audit_events::id.desc()))
+                    .limit(page.limit)
+                    .select(LoginEventRow::as_select())
+                    .load(conn).await)
+            }
+        };
+        count.and_then(|count| listed::<LoginEventRow, LoginEvent>((count, rows?)))
     }
 }

@@ -18,6 +18,7 @@ pub fn event<P: Ports>(ports: &P, action: &'static str, caller: &Caller) -> Audi
         session_id: None,
         identifier_index: None,
         caller: caller.clone(),
+        place: ports.place(caller.ip),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who bears an access token, and whether its session still lives.
 
+use std::time::Duration;
+
 use super::{
     error::Unavailable,
     model::{Session, User},
@@ -55,10 +57,20 @@ pub async fn authenticate<P: Ports>(ports: &P, token: Option<&str>) -> Result<Be
     if claims.token_type != Kind::Access {
         return Err(AuthenticateError::NotValid);
     }
-    let found = ports.store().await?.session_with_user(claims.sid).await?;
+    let mut store = ports.store().await?;
+    let found = store.session_with_user(claims.sid).await?;
     let (session, user) = found.ok_or(AuthenticateError::NotValid)?;
-    if !session.is_alive(now) || !user.is_active || claims.user_id != user.id {
+    if !session.is_alive(&ports.policy().sessions, now) || !user.is_active || claims.user_id != user.id {
         return Err(AuthenticateError::NotValid);
+    }
+    if session.last_used_at + NOTED_EVERY < now {
+        // A note that is not taken must not keep anybody out.
+        if let Err(error) = store.touch_session(session.id, now - NOTED_EVERY, now).await {
+            tracing::warn!(error = %error, "the use of a session was not noted");
+        }
     }
     Ok(Bearer { user, session })
 }
+
+// Not at every request: each note is a write.
+const NOTED_EVERY: Duration = Duration::from_secs(60);

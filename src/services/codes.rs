@@ -8,7 +8,7 @@ use super::{
     error::Unavailable,
     identifier::Identifier,
     model::UserId,
-    ports::{Ephemeral, Ports},
+    ports::{Entry, Ephemeral, Ports},
 };
 
 /// What a code proves; one made for another purpose proves nothing.
@@ -16,43 +16,56 @@ use super::{
 pub enum Purpose {
     /// That the registered address or number can be read.
     Registration,
+    /// That whoever has forgotten a password can read the account's number.
+    PasswordReset,
 }
 
 impl Purpose {
     const fn word(self) -> &'static str {
         match self {
             Self::Registration => "registration",
+            Self::PasswordReset => "password_reset",
         }
     }
 }
 
-/// A code that was accepted, and is spent.
+/// A value of the store that a right guess has found: a code, or the token of a link.
 #[derive(Debug)]
-pub struct Spent {
+pub struct Proof {
     key: String,
     value: Vec<u8>,
     expires_in: Duration,
 }
 
+impl Proof {
+    /// Of what was found under a key.
+    pub fn new(key: String, entry: Entry) -> Self {
+        Self { key, value: entry.value, expires_in: entry.expires_in }
+    }
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Makes a code that replaces any earlier one for this user and purpose.
+/// Makes a code that replaces any earlier one for this user and purpose. It is no good once `binding`
+/// is another.
 ///
 /// # Errors
 /// The store is away.
-pub async fn issue<P: Ports>(ports: &P, user: UserId, purpose: Purpose) -> Result<String, Unavailable> {
+pub async fn issue<P: Ports>(ports: &P, user: UserId, purpose: Purpose, binding: &str) -> Result<String, Unavailable> {
     let code = six_digits(ports);
     let issue = ports.new_id();
-    let digest = ports.keys().code_digest(user, purpose.word(), &code);
+    let digest = ports.keys().code_digest(user, &bound(purpose, binding), &code);
     let value = [issue.as_bytes().as_slice(), digest.as_slice()].concat();
     ports.ephemeral().put(&key(user, purpose), &value, ports.policy().otp.ttl).await?;
     Ok(code)
 }
 
-/// Checks a guess. Every guess is counted before it is looked at, for the code and for the
-/// account, so that guesses side by side get no more than their number. A right one spends the
-/// code, for exactly one of several callers.
+fn bound(purpose: Purpose, binding: &str) -> String {
+    format!("{}|{binding}", purpose.word())
+}
+
+/// Checks a guess and spends the code when it is right.
 ///
 /// # Errors
 /// The store is away.
@@ -60,8 +73,28 @@ pub async fn check<P: Ports>(
     ports: &P,
     user: UserId,
     purpose: Purpose,
+    binding: &str,
     guess: &str,
-) -> Result<Option<Spent>, Unavailable> {
+) -> Result<Option<Proof>, Unavailable> {
+    match self::guess(ports, user, purpose, binding, guess).await? {
+        Some(proof) if spend(ports, &proof).await? => Ok(Some(proof)),
+        _ => Ok(None),
+    }
+}
+
+/// Checks a guess. Every guess is counted before it is looked at, for the code and for the
+/// account over all its codes and purposes, so that guesses side by side get no more than their
+/// number.
+///
+/// # Errors
+/// The store is away.
+pub async fn guess<P: Ports>(
+    ports: &P,
+    user: UserId,
+    purpose: Purpose,
+    binding: &str,
+    guess: &str,
+) -> Result<Option<Proof>, Unavailable> {
     let (policy, store) = (&ports.policy().otp, ports.ephemeral());
     // As many calls for an account without a code as for one with: time must not tell.
     let by_account = store.increment(&format!("otp_account:{user}"), HOUR).await?;
@@ -70,39 +103,53 @@ pub async fn check<P: Ports>(
     let (issue, digest) = entry.as_ref().and_then(|entry| entry.value.split_first_chunk::<16>()).unzip();
     let counted = issue.map_or(user.0, |issue| Uuid::from_bytes(*issue));
     let of_code = store.increment(&format!("otp_guesses:{counted}"), policy.ttl).await?;
-    let (Some(entry), Some(digest)) = (&entry, digest) else { return Ok(None) };
+    let Some(digest) = digest else { return Ok(None) };
     if of_code > policy.guesses || by_account > policy.account_guesses {
         return Ok(None);
     }
-    let is_right = super::keys::same(&ports.keys().code_digest(user, purpose.word(), guess), digest);
-    if !is_right || !store.remove_if_equal(&key, &entry.value).await? {
-        return Ok(None);
-    }
-    Ok(Some(Spent { key, value: entry.value.clone(), expires_in: entry.expires_in }))
+    let is_right = super::keys::same(&ports.keys().code_digest(user, &bound(purpose, binding), guess), digest);
+    Ok(entry.filter(|_| is_right).map(|entry| Proof::new(key, entry)))
 }
 
-/// Gives a spent code back, when what it was spent on could not be done.
+/// Spends what was proven; `true` for exactly one of several callers.
 ///
 /// # Errors
 /// The store is away.
-pub async fn give_back<P: Ports>(ports: &P, spent: &Spent) -> Result<(), Unavailable> {
-    ports.ephemeral().put_if_absent(&spent.key, &spent.value, spent.expires_in).await.map(drop)
+pub async fn spend<P: Ports>(ports: &P, proof: &Proof) -> Result<bool, Unavailable> {
+    ports.ephemeral().remove_if_equal(&proof.key, &proof.value).await
 }
 
-/// Claims the right to send a code or notice; `false` when the last one was a moment ago, or the
-/// day's are used up.
+/// Gives back what was spent, when what it was spent on could not be done.
+///
+/// # Errors
+/// The store is away.
+pub async fn give_back<P: Ports>(ports: &P, proof: &Proof) -> Result<(), Unavailable> {
+    ports.ephemeral().put_if_absent(&proof.key, &proof.value, proof.expires_in).await.map(drop)
+}
+
+/// Makes a user's code for a purpose worthless.
+///
+/// # Errors
+/// The store is away.
+pub async fn void<P: Ports>(ports: &P, user: UserId, purpose: Purpose) -> Result<(), Unavailable> {
+    ports.ephemeral().remove(&key(user, purpose)).await
+}
+
+/// Claims the right to send a code, link or notice; `false` when the last one for this purpose was a
+/// moment ago, or the day's, over all purposes, are used up.
 ///
 /// Counted by account where there is one, else by identifier: a stranger who asks for codes to an
 /// address without an account cannot hold up its owner's registration.
 ///
 /// # Errors
 /// The store is away.
-pub async fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>) -> Result<bool, Unavailable> {
+pub async fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> Result<bool, Unavailable> {
     let (policy, store) = (&ports.policy().otp, ports.ephemeral());
-    let who = who.key(ports);
-    if store.put_if_absent(&format!("sent:{who}"), b"1", policy.resend_interval).await?.is_some() {
+    let sent = sent_key(ports, who, purpose);
+    if store.put_if_absent(&sent, b"1", policy.resend_interval).await?.is_some() {
         return Ok(false);
     }
+    let who = who.key(ports);
     Ok(store.increment(&format!("sends:{who}"), DAY).await? <= policy.daily_sends)
 }
 
@@ -110,8 +157,12 @@ pub async fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>) -> Result<bool, U
 ///
 /// # Errors
 /// The store is away.
-pub async fn release_send<P: Ports>(ports: &P, who: &SendTo<'_>) -> Result<(), Unavailable> {
-    ports.ephemeral().remove(&format!("sent:{}", who.key(ports))).await
+pub async fn release_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> Result<(), Unavailable> {
+    ports.ephemeral().remove(&sent_key(ports, who, purpose)).await
+}
+
+fn sent_key<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> String {
+    format!("sent:{}:{}", purpose.word(), who.key(ports))
 }
 
 /// Whose sends are counted.
@@ -156,7 +207,7 @@ mod tests {
     const OTHER: UserId = UserId(Uuid::from_u128(2));
 
     fn try_code(world: &World, user: UserId, code: &str) -> bool {
-        run(check(world, user, Purpose::Registration, code)).unwrap().is_some()
+        run(check(world, user, Purpose::Registration, "", code)).unwrap().is_some()
     }
 
     fn wrong(code: &str) -> String {
@@ -166,7 +217,7 @@ mod tests {
     #[test]
     fn a_code_works_once_for_its_user() {
         let world = World::new();
-        let code = run(issue(&world, USER, Purpose::Registration)).unwrap();
+        let code = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
         assert!(code.len() == 6 && code.bytes().all(|digit| digit.is_ascii_digit()));
         assert!(!try_code(&world, OTHER, &code));
         assert!(try_code(&world, USER, &code));
@@ -176,7 +227,7 @@ mod tests {
     #[test]
     fn after_five_wrong_guesses_the_right_one_is_refused() {
         let world = World::new();
-        let code = run(issue(&world, USER, Purpose::Registration)).unwrap();
+        let code = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
         for _ in 0..5 {
             assert!(!try_code(&world, USER, &wrong(&code)));
         }
@@ -187,32 +238,52 @@ mod tests {
     fn new_codes_do_not_buy_new_guesses_without_end() {
         let world = World::new();
         for _ in 0..4 {
-            let code = run(issue(&world, USER, Purpose::Registration)).unwrap();
+            let code = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
             for _ in 0..5 {
                 assert!(!try_code(&world, USER, &wrong(&code)));
             }
         }
-        let code = run(issue(&world, USER, Purpose::Registration)).unwrap();
+        let code = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
         assert!(!try_code(&world, USER, &code));
     }
 
     #[test]
     fn a_code_runs_out_and_a_new_one_replaces_it() {
         let world = World::new();
-        let code = run(issue(&world, USER, Purpose::Registration)).unwrap();
+        let code = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
         world.pass(Duration::from_secs(301));
         assert!(!try_code(&world, USER, &code));
-        let old = run(issue(&world, USER, Purpose::Registration)).unwrap();
-        let new = run(issue(&world, USER, Purpose::Registration)).unwrap();
+        let old = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
+        let new = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
         assert!(old == new || !try_code(&world, USER, &old));
         assert!(try_code(&world, USER, &new));
     }
 
     #[test]
+    fn a_code_is_bound_to_purpose_and_circumstances() {
+        let world = World::new();
+        let code = run(issue(&world, USER, Purpose::PasswordReset, "before")).unwrap();
+        let found = |purpose, binding| run(check(&world, USER, purpose, binding, &code)).unwrap().is_some();
+        assert!(!found(Purpose::Registration, "before"));
+        assert!(!found(Purpose::PasswordReset, "after"));
+        assert!(found(Purpose::PasswordReset, "before"));
+    }
+
+    #[test]
+    fn guesses_count_over_all_purposes() {
+        let world = World::new();
+        for _ in 0..20 {
+            assert!(!try_code(&world, USER, "000000"));
+        }
+        let code = run(issue(&world, USER, Purpose::PasswordReset, "")).unwrap();
+        assert!(run(guess(&world, USER, Purpose::PasswordReset, "", &code)).unwrap().is_none());
+    }
+
+    #[test]
     fn a_code_given_back_works_again() {
         let world = World::new();
-        let code = run(issue(&world, USER, Purpose::Registration)).unwrap();
-        let spent = run(check(&world, USER, Purpose::Registration, &code)).unwrap().unwrap();
+        let code = run(issue(&world, USER, Purpose::Registration, "")).unwrap();
+        let spent = run(check(&world, USER, Purpose::Registration, "", &code)).unwrap().unwrap();
         run(give_back(&world, &spent)).unwrap();
         assert!(try_code(&world, USER, &code));
     }
@@ -221,7 +292,7 @@ mod tests {
     fn sends_keep_their_distance() {
         let world = World::new();
         let ada = Identifier::email("ada@example.org").unwrap();
-        let may_send = |who: &SendTo<'_>| run(claim_send(&world, who)).unwrap();
+        let may_send = |who: &SendTo<'_>| run(claim_send(&world, who, Purpose::Registration)).unwrap();
         let (stranger, account) = (SendTo::Identifier(&ada), SendTo::Account(USER));
         assert!(may_send(&stranger) && !may_send(&stranger) && may_send(&account));
         for _ in 1..20 {
@@ -230,7 +301,8 @@ mod tests {
         }
         world.pass(Duration::from_secs(61));
         assert!(!may_send(&account));
-        run(release_send(&world, &stranger)).unwrap();
+        assert!(!run(claim_send(&world, &account, Purpose::PasswordReset)).unwrap(), "the day's are for all purposes");
+        run(release_send(&world, &stranger, Purpose::Registration)).unwrap();
         assert!(may_send(&stranger));
     }
 }

@@ -19,6 +19,11 @@ impl Unavailable {
         Self { what: "the database", source: source.into() }
     }
 
+    /// The look-up of breached passwords did not do what it was asked.
+    pub fn breaches(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what: "the look-up of breached passwords", source: source.into() }
+    }
+
     /// The ephemeral store did not do what it was asked.
     pub fn store(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { what: "the store", source: source.into() }

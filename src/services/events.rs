@@ -44,6 +44,11 @@ pub enum Event {
         /// Why.
         reason: EndReason,
     },
+    /// The password was changed or reset.
+    PasswordChanged {
+        /// Whose.
+        user_id: UserId,
+    },
     /// Profile fields changed.
     ProfileChanged {
         /// Whose.
@@ -61,6 +66,7 @@ impl Event {
             Self::UserVerified { .. } => "UserVerified",
             Self::SessionStarted { .. } => "SessionStarted",
             Self::SessionEnded { .. } => "SessionEnded",
+            Self::PasswordChanged { .. } => "PasswordChanged",
             Self::ProfileChanged { .. } => "ProfileChanged",
         }
     }

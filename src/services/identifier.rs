@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use phonenumber::{Mode, country};
 use unicode_normalization::is_nfkc;
 
+use super::fields::{FieldErrors, NON_FIELD, Text, field_error};
+
 /// What a person signs in with.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Identifier {
@@ -116,6 +118,27 @@ impl Identifier {
             }
         }
     }
+}
+
+/// The one identifier that a request gives, as `email_or_phone`, `email` or `phone`.
+///
+/// # Errors
+/// Sentences when none or several are given, or the one given is malformed.
+pub fn one_of(
+    either: Option<Text>,
+    email: Option<Text>,
+    phone: Option<Text>,
+    region: &str,
+) -> Result<Identifier, FieldErrors> {
+    let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
+    let (field, read) = match (given(either), given(email), given(phone)) {
+        (Some(either), None, None) => ("email_or_phone", Identifier::email_or_phone(&either, region)),
+        (None, Some(email), None) => ("email", Identifier::email(&email)),
+        (None, None, Some(phone)) => ("phone", Identifier::phone(&phone, region)),
+        (None, None, None) => return Err(field_error("email_or_phone", "This field is required.")),
+        _ => return Err(field_error(NON_FIELD, "Give only one of email_or_phone, email and phone.")),
+    };
+    read.map_err(|error| field_error(field, error.to_string()))
 }
 
 impl fmt::Debug for Identifier {

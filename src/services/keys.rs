@@ -143,6 +143,12 @@ impl Keys {
         mac(&*self.codes, &[user.0.as_bytes(), purpose.as_bytes(), code.as_bytes()])
     }
 
+    /// Keyed digest of anything else, for one purpose.
+    pub fn digest(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        let all: Vec<&[u8]> = std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()).collect();
+        mac(&*self.index, &all)
+    }
+
     /// The `jti` of a session's token in one generation: 32 hex digits, never stored.
     pub fn token_id(&self, session: SessionId, generation: i64, kind: &str) -> String {
         let digest = mac(&*self.token_ids, &[session.0.as_bytes(), &generation.to_be_bytes(), kind.as_bytes()]);

@@ -40,6 +40,32 @@ pub enum Letter {
         /// Operating system of the session, as parsed from its user agent.
         os: String,
     },
+    /// A link that sets a new password.
+    PasswordReset {
+        /// The link, made from `public_url`.
+        url: String,
+        /// For how many minutes it is good.
+        minutes: u64,
+    },
+    /// A one-time code that sets a new password.
+    PasswordResetCode {
+        /// The digits.
+        code: String,
+        /// For how many minutes the code is good.
+        minutes: u64,
+    },
+    /// The password was changed or reset.
+    PasswordChanged {
+        /// When.
+        #[serde(with = "time::serde::rfc3339")]
+        when: OffsetDateTime,
+        /// Browser that it was done with, as parsed from its user agent.
+        browser: String,
+        /// Operating system that it was done with, as parsed from its user agent.
+        os: String,
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
     /// The account was confirmed, but its pending password was contested and is gone.
     PasswordRemoved {
         /// Where to ask for a new password, made from `public_url`.
@@ -54,6 +80,9 @@ impl fmt::Debug for Letter {
             Self::VerificationCode { .. } => "Letter::VerificationCode",
             Self::AlreadyRegistered { .. } => "Letter::AlreadyRegistered",
             Self::SessionReuseDetected { .. } => "Letter::SessionReuseDetected",
+            Self::PasswordReset { .. } => "Letter::PasswordReset",
+            Self::PasswordResetCode { .. } => "Letter::PasswordResetCode",
+            Self::PasswordChanged { .. } => "Letter::PasswordChanged",
             Self::PasswordRemoved { .. } => "Letter::PasswordRemoved",
         })
     }
@@ -158,6 +187,55 @@ struct PasswordRemovedText<'a> {
     reset_url: &'a str,
 }
 
+#[derive(Template)]
+#[template(path = "password_reset.html")]
+struct PasswordResetHtml<'a> {
+    subject: &'a str,
+    url: &'a str,
+    validity: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_reset.txt")]
+struct PasswordResetText<'a> {
+    url: &'a str,
+    validity: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_reset_code.html")]
+struct PasswordResetCodeHtml<'a> {
+    subject: &'a str,
+    code: &'a str,
+    validity: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_reset_code.txt")]
+struct PasswordResetCodeText<'a> {
+    code: &'a str,
+    validity: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_changed.html")]
+struct PasswordChangedHtml<'a> {
+    subject: &'a str,
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "password_changed.txt")]
+struct PasswordChangedText<'a> {
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    reset_url: &'a str,
+}
+
 impl Letter {
     /// The stable name of the letter's kind, the same as in its serialised form.
     #[must_use]
@@ -166,6 +244,9 @@ impl Letter {
             Self::VerificationCode { .. } => "verification_code",
             Self::AlreadyRegistered { .. } => "already_registered",
             Self::SessionReuseDetected { .. } => "session_reuse_detected",
+            Self::PasswordReset { .. } => "password_reset",
+            Self::PasswordResetCode { .. } => "password_reset_code",
+            Self::PasswordChanged { .. } => "password_changed",
             Self::PasswordRemoved { .. } => "password_removed",
         }
     }
@@ -177,6 +258,9 @@ impl Letter {
             Self::VerificationCode { .. } => "Your verification code",
             Self::AlreadyRegistered { .. } => "You already have an account",
             Self::SessionReuseDetected { .. } => "We ended one of your sessions",
+            Self::PasswordReset { .. } => "Set a new password",
+            Self::PasswordResetCode { .. } => "Your code to set a new password",
+            Self::PasswordChanged { .. } => "Your password was changed",
             Self::PasswordRemoved { .. } => "Choose a password for your account",
         }
     }
@@ -211,6 +295,29 @@ impl Letter {
                     words(&SessionReuseDetectedHtml { subject, when, browser, os }),
                 )
             }
+            Self::PasswordReset { url, minutes } => {
+                let url = &link(url);
+                let validity = &validity(*minutes);
+                (words(&PasswordResetText { url, validity }), words(&PasswordResetHtml { subject, url, validity }))
+            }
+            Self::PasswordResetCode { code, minutes } => {
+                let code = &one_line(code);
+                let validity = &validity(*minutes);
+                (
+                    words(&PasswordResetCodeText { code, validity }),
+                    words(&PasswordResetCodeHtml { subject, code, validity }),
+                )
+            }
+            Self::PasswordChanged { when, browser, os, reset_url } => {
+                let when = &in_words(*when);
+                let browser = &one_line(browser);
+                let os = &one_line(os);
+                let reset_url = &link(reset_url);
+                (
+                    words(&PasswordChangedText { when, browser, os, reset_url }),
+                    words(&PasswordChangedHtml { subject, when, browser, os, reset_url }),
+                )
+            }
             Self::PasswordRemoved { reset_url } => {
                 let reset_url = &link(reset_url);
                 (words(&PasswordRemovedText { reset_url }), words(&PasswordRemovedHtml { subject, reset_url }))
@@ -234,6 +341,15 @@ impl Letter {
             Self::SessionReuseDetected { .. } => "We ended one of your sessions because its \
                  token was used twice. If you do not recognise this, change your password."
                 .to_owned(),
+            Self::PasswordReset { url, .. } => with_link("Set a new password with this link.", url),
+            Self::PasswordResetCode { code, minutes } => format!(
+                "{} is your code to set a new password. {} Do not give it to anyone.",
+                gsm(&one_line(code)),
+                validity(*minutes)
+            ),
+            Self::PasswordChanged { reset_url, .. } => {
+                with_link("Your password was changed. If it was not you, set a new one at once.", reset_url)
+            }
             Self::PasswordRemoved { reset_url } => {
                 with_link("Your number is confirmed. Choose a password to be able to sign in.", reset_url)
             }
@@ -317,6 +433,14 @@ mod tests {
                 os: "Linux".to_owned(),
             },
             Letter::PasswordRemoved { reset_url: "https://id.example/reset".to_owned() },
+            Letter::PasswordReset { url: "https://id.example/reset/MQ/abc/".to_owned(), minutes: 60 },
+            Letter::PasswordResetCode { code: "042917".to_owned(), minutes: 5 },
+            Letter::PasswordChanged {
+                when: OffsetDateTime::from_unix_timestamp(1_795_215_240).unwrap(),
+                browser: "Firefox".to_owned(),
+                os: "Linux".to_owned(),
+                reset_url: "https://id.example/reset".to_owned(),
+            },
         ]
     }
 
@@ -347,8 +471,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_code_letter_has_six_digits() {
-        for letter in all().iter().skip(1) {
+    fn only_letters_with_a_code_have_six_digits() {
+        let has_code =
+            |letter: &&Letter| matches!(letter, Letter::VerificationCode { .. } | Letter::PasswordResetCode { .. });
+        for letter in all().iter().filter(|letter| !has_code(letter)) {
             let rendered = letter.render();
             assert!(six_digits(&rendered.text).is_empty());
             assert!(six_digits(&rendered.html).is_empty());

@@ -38,17 +38,47 @@ pub struct Rule {
     pub rate: Rate,
 }
 
-/// Whether a request may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a request may go on, and what is left of each rule, in the rules' order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Decision {
     /// It was counted and may go on.
-    Admitted,
+    Admitted(Vec<Left>),
     /// It was not counted.
     Throttled {
         /// When the next one would be admitted.
         retry_after: Duration,
+        /// What is left.
+        left: Vec<Left>,
     },
+}
+
+/// What is left of one rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Requests that would be admitted now.
+    pub remaining: u32,
+    /// Until the present window ends.
+    pub reset: Duration,
+}
+
+/// How a client stands with the limits of a route, for the `RateLimit-*` headers
+/// (draft-ietf-httpapi-ratelimit-headers-07).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Every rule that applies.
+    pub policy: Vec<Rate>,
+    /// The limit of the rule that has the least left.
+    pub limit: u32,
+    /// What it has left.
+    pub left: Left,
+}
+
+impl Standing {
+    fn new(rules: &[Rule], left: &[Left]) -> Option<Self> {
+        let (rule, left) = rules.iter().zip(left).min_by_key(|(_, left)| left.remaining)?;
+        Some(Self { policy: rules.iter().map(|rule| rule.rate).collect(), limit: rule.rate.count, left: *left })
+    }
 }
 
 /// The two counters of one key.
@@ -83,6 +113,15 @@ impl Window {
         };
         Duration::from_secs_f64(wait.max(0.0) / 1e6)
     }
+
+    // What fits beside what has been counted.
+    fn left(self, now: u128, per: u128, limit: u32) -> Left {
+        let (length, elapsed) = (as_f64(per), as_f64(now % per));
+        let used = f64::from(self.current) + f64::from(self.previous) * (1.0 - elapsed / length);
+        #[expect(clippy::as_conversions, reason = "between 0 and the limit, a u32")]
+        let remaining = (f64::from(limit) - used).floor().max(0.0) as u32;
+        Left { remaining, reset: Duration::from_secs_f64((length - elapsed) / 1e6) }
+    }
 }
 
 #[expect(clippy::as_conversions, reason = "microseconds of a window are far below 2^53")]
@@ -113,11 +152,14 @@ impl LocalLimiter {
             longest = longest.max(window.wait(now, per, rule.rate.count));
             counted.push((rule, window, per));
         }
+        let mut left = Vec::with_capacity(rules.len());
         if !longest.is_zero() {
-            return Decision::Throttled { retry_after: longest };
+            left.extend(counted.iter().map(|(rule, window, per)| window.left(now, *per, rule.rate.count)));
+            return Decision::Throttled { retry_after: longest, left };
         }
         for (rule, window, per) in counted {
             let window = Window { current: window.current.saturating_add(1), ..window };
+            left.push(window.left(now, per, rule.rate.count));
             windows.insert(rule.key.clone(), (window, (window.index + 2) * per));
         }
         if windows.len() > MOST_KEYS {
@@ -135,7 +177,7 @@ impl LocalLimiter {
                 }
             }
         }
-        Decision::Admitted
+        Decision::Admitted(left)
     }
 }
 
@@ -154,20 +196,33 @@ pub enum Class {
     Free,
 }
 
-/// Counts a request of `caller` before anything else is done for it.
+/// Counts a request of `caller` before anything else is done for it, and says how the client stands.
 ///
 /// # Errors
-/// 429 `throttled`.
-pub async fn admit<P: Ports>(ports: &P, class: Class, caller: &Caller, user: Option<UserId>) -> Result<(), Problem> {
-    let rules = rules(&ports.policy().limits, class, caller, user);
+/// 429 `throttled`, with the standing.
+pub async fn admit<P: Ports>(
+    ports: &P,
+    class: Class,
+    caller: &Caller,
+    user: Option<UserId>,
+) -> Result<Option<Standing>, Problem> {
+    admit_by(ports, &rules(&ports.policy().limits, class, caller, user)).await
+}
+
+/// Counts a request against these rules.
+///
+/// # Errors
+/// As [`admit`].
+pub async fn admit_by<P: Ports>(ports: &P, rules: &[Rule]) -> Result<Option<Standing>, Problem> {
     if rules.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    match ports.ephemeral().admit(&rules).await {
-        Decision::Admitted => Ok(()),
-        Decision::Throttled { retry_after } => {
-            tracing::warn!(class = ?class, "throttled");
-            Err(Problem::throttled(retry_after))
+    match ports.ephemeral().admit(rules).await {
+        Decision::Admitted(left) => Ok(Standing::new(rules, &left)),
+        Decision::Throttled { retry_after, left } => {
+            let rules_of = rules.first().map_or("", |rule| rule.key.split(':').nth(1).unwrap_or_default());
+            tracing::warn!(rule = rules_of, "throttled");
+            Err(Problem { standing: Standing::new(rules, &left), ..Problem::throttled(retry_after) })
         }
     }
 }
@@ -187,8 +242,9 @@ fn rules(limits: &LimitPolicy, class: Class, caller: &Caller, user: Option<UserI
     rules.into_iter().flatten().collect()
 }
 
-// One household or host has a whole /64 of IPv6 addresses to choose from.
-fn client_network(caller: &Caller) -> String {
+/// What a client is counted as: its address, or of an IPv6 one the /64, all of which one host has to
+/// choose from.
+pub fn client_network(caller: &Caller) -> String {
     match caller.ip.to_canonical() {
         std::net::IpAddr::V4(address) => address.to_string(),
         std::net::IpAddr::V6(address) => {
@@ -212,11 +268,15 @@ mod tests {
         limiter.admit(&[Rule { key: "k".into(), rate: RATE }], at(seconds))
     }
 
+    fn is_admitted(decision: &Decision) -> bool {
+        matches!(decision, Decision::Admitted(_))
+    }
+
     #[test]
     fn as_many_as_allowed_pass_and_no_more() {
         let limiter = LocalLimiter::default();
         for _ in 0..10 {
-            assert_eq!(ask(&limiter, 1.0), Decision::Admitted);
+            assert!(is_admitted(&ask(&limiter, 1.0)));
         }
         assert!(matches!(ask(&limiter, 1.0), Decision::Throttled { .. }));
     }
@@ -225,7 +285,7 @@ mod tests {
     fn no_sixty_seconds_see_more_than_the_limit() {
         let limiter = LocalLimiter::default();
         let admitted: Vec<f64> =
-            (0..3000u32).map(|n| f64::from(n) * 0.1).filter(|at| ask(&limiter, *at) == Decision::Admitted).collect();
+            (0..3000u32).map(|n| f64::from(n) * 0.1).filter(|at| is_admitted(&ask(&limiter, *at))).collect();
         for start in &admitted {
             let within = admitted.iter().filter(|at| **at >= *start && **at < *start + 60.0).count();
             assert!(within <= 11, "{within} in a minute from {start}");
@@ -239,10 +299,10 @@ mod tests {
         let mut now = 37.0;
         for _ in 0..100 {
             match ask(&limiter, now) {
-                Decision::Admitted => now += 0.01,
-                Decision::Throttled { retry_after } => {
+                Decision::Admitted(_) => now += 0.01,
+                Decision::Throttled { retry_after, .. } => {
                     now += retry_after.as_secs_f64() + 0.001;
-                    assert_eq!(ask(&limiter, now), Decision::Admitted);
+                    assert!(is_admitted(&ask(&limiter, now)));
                 }
             }
         }
@@ -253,9 +313,24 @@ mod tests {
         let limiter = LocalLimiter::default();
         let tight = Rule { key: "tight".into(), rate: Rate { count: 1, ..RATE } };
         let wide = Rule { key: "wide".into(), rate: Rate { count: 2, ..RATE } };
-        assert_eq!(limiter.admit(&[tight.clone(), wide.clone()], at(0.0)), Decision::Admitted);
+        assert!(is_admitted(&limiter.admit(&[tight.clone(), wide.clone()], at(0.0))));
         assert!(matches!(limiter.admit(&[tight, wide.clone()], at(0.0)), Decision::Throttled { .. }));
-        assert_eq!(limiter.admit(&[wide], at(0.0)), Decision::Admitted);
+        assert!(is_admitted(&limiter.admit(&[wide], at(0.0))));
+    }
+
+    #[test]
+    fn what_is_left_is_what_would_be_admitted() {
+        let limiter = LocalLimiter::default();
+        for (now, n) in (0..10u32).map(|n| (f64::from(n), n)) {
+            let Decision::Admitted(left) = ask(&limiter, now) else { panic!("throttled at {now}") };
+            assert_eq!(left[0].remaining, 9 - n);
+        }
+        let Decision::Throttled { left, .. } = ask(&limiter, 11.0) else { panic!("admitted") };
+        assert_eq!(left[0].remaining, 0);
+        let rules = [Rule { key: "k".into(), rate: RATE }, Rule { key: "l".into(), rate: Rate { count: 3, ..RATE } }];
+        let Decision::Admitted(left) = limiter.admit(&rules, at(130.0)) else { panic!("throttled") };
+        let standing = Standing::new(&rules, &left).unwrap();
+        assert_eq!((standing.limit, standing.left.remaining, standing.policy.len()), (3, 2, 2));
     }
 
     #[test]
@@ -265,6 +340,7 @@ mod tests {
             request_id: String::new(),
             engine: "sync",
             user_agent: String::new(),
+            device_token: None,
         };
         assert_eq!(client_network(&caller("2001:db8:1:2::1")), client_network(&caller("2001:db8:1:2:ffff::9")));
         assert_ne!(client_network(&caller("2001:db8:1:2::1")), client_network(&caller("2001:db8:1:3::1")));

@@ -9,15 +9,45 @@
 //!     └─ success ┘
 //! ```
 //! Failures are counted outside the failed request's unit of work, so that undoing it does not
-//! undo them. A locked identifier counts no further: a lock does not extend itself.
+//! undo them. A locked identifier counts no further: a lock does not extend itself. A device that
+//! the user has signed in on counts for itself, and is locked for itself.
 
 use std::time::Duration;
 
 use super::{
+    devices::Device,
     error::Unavailable,
     identifier::Identifier,
+    model::UserId,
     ports::{Ephemeral, Ports},
 };
+
+/// Whose failures are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    who: String,
+    device: Option<String>,
+}
+
+impl Subject {
+    /// An identifier's, on every device that its user has not signed in on, or on one that they have.
+    pub fn new<P: Ports>(ports: &P, identifier: &Identifier, known: Option<&Device>) -> Self {
+        let who = data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier));
+        Self { who, device: known.map(Device::name) }
+    }
+
+    /// A signed-in user's, who shows their present password again.
+    pub fn signed_in(user: UserId) -> Self {
+        Self { who: format!("signed_in:{user}"), device: None }
+    }
+
+    fn key(&self, what: &str) -> String {
+        match &self.device {
+            None => format!("{what}:{}", self.who),
+            Some(device) => format!("{what}:{}:{device}", self.who),
+        }
+    }
+}
 
 /// What one more failure does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +76,8 @@ pub const fn judge(failures: i64, limit: i64) -> Verdict {
 ///
 /// # Errors
 /// The store is away.
-pub async fn locked_for<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<Duration>, Unavailable> {
-    Ok(ports.ephemeral().get(&lock_key(ports, identifier)).await?.map(|lock| lock.expires_in))
+pub async fn locked_for<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
+    Ok(ports.ephemeral().get(&subject.key("lock")).await?.map(|lock| lock.expires_in))
 }
 
 /// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is
@@ -55,39 +85,80 @@ pub async fn locked_for<P: Ports>(ports: &P, identifier: &Identifier) -> Result<
 ///
 /// # Errors
 /// The store is away.
-pub async fn count_failure<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<Duration>, Unavailable> {
+pub async fn count_failure<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
     let policy = &ports.policy().lockout;
     let store = ports.ephemeral();
     // The count lives on beside the lock until its own end, which comes before the lock's.
-    let failures = store.increment(&count_key(ports, identifier), policy.duration).await?;
+    let failures = store.increment(&subject.key("failures"), policy.duration).await?;
     let verdict = judge(failures, policy.failures);
     if verdict == Verdict::Counted {
         return Ok(None);
     }
-    let left = store.put_if_absent(&lock_key(ports, identifier), b"1", policy.duration).await?;
+    let left = store.put_if_absent(&subject.key("lock"), b"1", policy.duration).await?;
+    if left.is_none() {
+        note_locked_device(ports, subject).await?;
+    }
     Ok((verdict == Verdict::TooLate).then_some(left.unwrap_or(policy.duration)))
 }
 
-/// A success clears the identifier's count; a lock stays.
+// For `lift`, which could not name the devices otherwise.
+async fn note_locked_device<P: Ports>(ports: &P, subject: &Subject) -> Result<(), Unavailable> {
+    let Some(device) = &subject.device else { return Ok(()) };
+    let (store, key) = (ports.ephemeral(), devices_key(&subject.who));
+    let mut devices = store.get(&key).await?.map(|entry| entry.value).unwrap_or_default();
+    devices.extend_from_slice(device.as_bytes());
+    devices.push(b' ');
+    store.put(&key, &devices, ports.policy().lockout.duration).await
+}
+
+fn devices_key(who: &str) -> String {
+    format!("locked_devices:{who}")
+}
+
+/// A success clears the count; a lock stays.
 ///
 /// # Errors
 /// The store is away.
-pub async fn forget<P: Ports>(ports: &P, identifier: &Identifier) -> Result<(), Unavailable> {
-    ports.ephemeral().remove(&count_key(ports, identifier)).await
+pub async fn forget<P: Ports>(ports: &P, subject: &Subject) -> Result<(), Unavailable> {
+    ports.ephemeral().remove(&subject.key("failures")).await
 }
 
-fn lock_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
-    format!("lock:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
-}
-
-fn count_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
-    format!("failures:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
+/// Lifts the lock of an identifier and of every device, and clears the counts; `true` when something
+/// was locked.
+///
+/// # Errors
+/// The store is away.
+pub async fn lift<P: Ports>(ports: &P, identifier: &Identifier) -> Result<bool, Unavailable> {
+    let (store, everywhere) = (ports.ephemeral(), Subject::new(ports, identifier, None));
+    let devices = store.get(&devices_key(&everywhere.who)).await?.map(|entry| entry.value).unwrap_or_default();
+    let devices = String::from_utf8(devices).unwrap_or_default();
+    let on_devices = devices
+        .split_whitespace()
+        .map(|device| Subject { device: Some(device.to_owned()), who: everywhere.who.clone() });
+    let mut was_locked = false;
+    for subject in on_devices.chain([everywhere.clone()]) {
+        was_locked |= locked_for(ports, &subject).await?.is_some();
+        // The count first: with the lock gone and the count full, the next failure would lock again.
+        store.remove(&subject.key("failures")).await?;
+        store.remove(&subject.key("lock")).await?;
+    }
+    store.remove(&devices_key(&everywhere.who)).await?;
+    Ok(was_locked)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::services::{memory::World, run::run};
+    use crate::services::{
+        devices,
+        memory::{World, caller},
+        model::{Caller, User},
+        run::run,
+    };
+
+    fn ada(world: &World) -> Subject {
+        Subject::new(world, &Identifier::email("ada@example.org").unwrap(), None)
+    }
 
     #[test]
     fn the_limit_locks_and_not_before() {
@@ -98,7 +169,7 @@ mod tests {
     #[test]
     fn a_lock_ends_by_itself_and_counting_starts_anew() {
         let world = World::new();
-        let ada = Identifier::email("ada@example.org").unwrap();
+        let ada = ada(&world);
         for _ in 0..5 {
             assert_eq!(run(locked_for(&world, &ada)).unwrap(), None);
             assert_eq!(run(count_failure(&world, &ada)).unwrap(), None);
@@ -113,11 +184,41 @@ mod tests {
     #[test]
     fn a_success_clears_the_count() {
         let world = World::new();
-        let ada = Identifier::email("ada@example.org").unwrap();
+        let ada = ada(&world);
         for _ in 0..4 {
             run(count_failure(&world, &ada)).unwrap();
         }
         run(forget(&world, &ada)).unwrap();
         assert_eq!(run(count_failure(&world, &ada)).unwrap(), None);
+    }
+
+    #[test]
+    fn known_devices_count_for_themselves_and_a_lift_reaches_all() {
+        let world = World::new();
+        let identifier = Identifier::email("ada@example.org").unwrap();
+        let user = User::new(UserId(uuid::Uuid::from_u128(1)), String::new(), world.now());
+        let device = || {
+            let token = devices::remember(&world, &caller(), user.id);
+            let caller = Caller { device_token: Some(token), ..caller() };
+            let device = devices::known(&world, &caller, Some(&user)).unwrap();
+            Subject::new(&world, &identifier, Some(&device))
+        };
+        let subjects = [ada(&world), device(), device()];
+        for (n, subject) in subjects.iter().enumerate() {
+            for later in &subjects[n..] {
+                assert_eq!(run(locked_for(&world, later)).unwrap(), None);
+            }
+            for _ in 0..5 {
+                run(count_failure(&world, subject)).unwrap();
+            }
+            assert!(run(locked_for(&world, subject)).unwrap().is_some());
+        }
+        assert!(run(lift(&world, &identifier)).unwrap());
+        for subject in &subjects {
+            assert_eq!(run(locked_for(&world, subject)).unwrap(), None);
+            assert_eq!(run(count_failure(&world, subject)).unwrap(), None);
+            assert_eq!(run(locked_for(&world, subject)).unwrap(), None, "the count began anew");
+        }
+        assert!(!run(lift(&world, &identifier)).unwrap());
     }
 }

@@ -9,17 +9,19 @@ use garde::Validate;
 use serde::Deserialize;
 
 use super::{
-    audit,
+    audit, devices,
     error::{Overloaded, Unavailable},
     fields::{FieldErrors, Text, at_most, bounded_password, field_error, present, required, required_password},
     identifier::Identifier,
-    lockout,
+    imported_hashes::{Cost, Profile},
+    lockout::{self, Subject},
     model::{Caller, User},
-    passwords::{HashAs, Password, Verified},
+    passwords::{self, HashAs, Password, Verified},
     ports::{Audit as _, Ports, Users as _},
     problem::Problem,
     registration::{REGISTRATION_TTL, waiting_hash},
     session::{self, OpenError, SignedIn},
+    stuffing::{self, SlowedError},
 };
 
 /// `POST /auth/login/`
@@ -51,12 +53,24 @@ pub enum LoginError {
     /// The password was right, but an operator has disabled the account.
     #[error("the account is disabled")]
     Disabled,
+    /// The address has tried many accounts.
+    #[error("the address is slowed")]
+    Throttled(Problem),
     /// Too many hashes are being made.
     #[error(transparent)]
     Overloaded(#[from] Overloaded),
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+impl From<SlowedError> for LoginError {
+    fn from(error: SlowedError) -> Self {
+        match error {
+            SlowedError::Throttled(problem) => Self::Throttled(problem),
+            SlowedError::Unavailable(error) => Self::Unavailable(error),
+        }
+    }
 }
 
 impl From<LoginError> for Problem {
@@ -73,6 +87,7 @@ impl From<LoginError> for Problem {
                 Self::new(403, "account_not_verified", "Please verify your account with the code that was sent to you.")
             }
             LoginError::Disabled => Self::new(403, "account_disabled", "This account is disabled."),
+            LoginError::Throttled(problem) => problem,
             LoginError::Overloaded(error) => error.into(),
             LoginError::Unavailable(error) => error.into(),
         }
@@ -89,12 +104,16 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         .map_err(|error| LoginError::Invalid(field_error("email_or_phone", error.to_string())))?;
     let password = request.password.unwrap_or_else(|| Password::new(""));
 
-    let locked = lockout::locked_for(ports, &identifier).await?;
+    stuffing::admit_slowed(ports, caller).await?;
     let user = ports.store().await?.user_by_identifier(&identifier).await?;
     // A registration that has waited too long is over, whether its row is deleted yet or not.
     let is_over = |user: &User| !user.is_verified && user.updated_at + REGISTRATION_TTL <= ports.now();
     let user = user.filter(|user| !is_over(user));
+    let known = devices::known(ports, caller, user.as_ref());
+    let subject = Subject::new(ports, &identifier, known.as_ref());
+    let locked = lockout::locked_for(ports, &subject).await?;
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
+    let done = passwords::imported_cost(hash.as_deref());
     let waiting = waiting_hash(ports, &identifier).await?;
     let verified = ports.verify_password(password.clone(), hash, waiting).await?;
 
@@ -104,18 +123,29 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         ports.store().await?.record(&event.clone().refused(reason)).await?;
         Err(error)
     };
+    let is_wrong = verified == Verified::No || (user.is_none() && verified != Verified::Other);
+    // A right password need not hide at what cost it was verified, unless the answer would not tell.
+    if is_wrong || locked.is_some() || verified == Verified::Other {
+        make_up(ports, &password, done).await?;
+    }
 
     if let Some(wait) = locked {
         return refuse("locked", LoginError::Locked(wait)).await;
     }
-    if verified == Verified::No || (user.is_none() && verified != Verified::Other) {
-        return match lockout::count_failure(ports, &identifier).await? {
+    if is_wrong {
+        let too_late = lockout::count_failure(ports, &subject).await?;
+        if stuffing::note_failure(ports, caller, &identifier).await? {
+            tracing::warn!("many accounts were tried from one address: it is slowed");
+            let stuffing = audit::event(ports, "credential_stuffing", caller).refused("slowed");
+            ports.store().await?.record(&stuffing).await?;
+        }
+        return match too_late {
             Some(wait) => refuse("locked", LoginError::Locked(wait)).await,
             None => refuse("invalid_credentials", LoginError::WrongCredentials).await,
         };
     }
     // Failures side by side may have locked it meanwhile: then the right password comes too late.
-    if let Some(wait) = lockout::locked_for(ports, &identifier).await? {
+    if let Some(wait) = lockout::locked_for(ports, &subject).await? {
         return refuse("locked", LoginError::Locked(wait)).await;
     }
     let Some(user) = user.filter(|_| verified != Verified::Other) else {
@@ -152,10 +182,23 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         Err(OpenError::Unavailable(error)) => return Err(error.into()),
     };
     // After the sign-in is written: a fault here must not undo it.
-    if let Err(error) = lockout::forget(ports, &identifier).await {
+    if let Err(error) = lockout::forget(ports, &subject).await {
         tracing::warn!(error = %error, "failures not forgotten");
     }
     Ok(signed_in)
+}
+
+// While there are imported hashes, each failure costs what the dearest of each kind costs: time must not
+// tell whose hash is an imported one. `done` is what this one's own has cost.
+async fn make_up<P: Ports>(ports: &P, password: &Password, done: Option<Cost>) -> Result<(), LoginError> {
+    let rows = ports.store().await?.imported_hashes().await?;
+    let cost =
+        |(scheme, work): (String, i64)| Some(Cost { scheme: scheme.parse().ok()?, work: u64::try_from(work).ok()? });
+    let profile: Profile = rows.into_iter().filter_map(cost).collect();
+    if profile.is_empty() {
+        return Ok(());
+    }
+    Ok(ports.make_up(password.clone(), profile, done).await?)
 }
 
 #[cfg(test)]
@@ -164,7 +207,7 @@ mod tests {
 
     use super::*;
     use crate::services::{
-        create_user::{CreateUser, create_user},
+        create_user::{CreateUser, Credential, create_user},
         memory::{World, caller, request},
         model::Role,
         run::run,
@@ -178,7 +221,7 @@ mod tests {
             email: Some("ada@example.org".into()),
             phone: None,
             role: Role::Client,
-            password: Password::new(RIGHT),
+            password: Credential::Password(Password::new(RIGHT)),
             first_name: String::new(),
             last_name: String::new(),
         };
@@ -253,15 +296,15 @@ mod tests {
     #[test]
     fn guesses_side_by_side_are_told_nothing_once_the_lock_is_set() {
         let world = world();
-        let who = Identifier::email("ada@example.org").unwrap();
+        let subject = Subject::new(&world, &Identifier::email("ada@example.org").unwrap(), None);
         // Five failures are counted while others have passed the first look at the lock.
         for _ in 0..5 {
-            assert_eq!(run(lockout::count_failure(&world, &who)).unwrap(), None);
+            assert_eq!(run(lockout::count_failure(&world, &subject)).unwrap(), None);
         }
         for password in ["wrong-Kettle", RIGHT] {
             assert!(matches!(attempt(&world, "ada@example.org", password), Err(LoginError::Locked(_))));
         }
-        assert!(run(lockout::count_failure(&world, &who)).unwrap().is_some());
+        assert!(run(lockout::count_failure(&world, &subject)).unwrap().is_some());
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub async fn logout<P: Ports>(ports: &P, caller: &Caller, bearer: &Bearer, reque
     ports
         .transaction(async |store| {
             let (why, ended) = if everywhere {
-                (EndReason::LogoutAll, store.end_sessions_of(user_id, EndReason::LogoutAll, now).await?)
+                (EndReason::LogoutAll, store.end_sessions_of(user_id, None, EndReason::LogoutAll, now).await?)
             } else {
                 let mut ended = Vec::new();
                 let others = named.filter(|session| *session != bearer.session.id);

@@ -15,16 +15,20 @@ use super::{
     error::{Overloaded, Unavailable},
     fields::read_fields,
     identifier::Identifier,
+    imported_hashes::{Cost, Profile},
     keys::Keys,
     letters::Message,
-    limits::{Decision, LocalLimiter, Rule},
+    limits::{Decision, LocalLimiter, Rate, Rule},
     model::{
-        AuditEvent, Caller, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session,
-        SessionId, Settlement, User, UserId,
+        AuditEvent, Caller, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
+        Place, ProfileChanges, Session, SessionId, Settlement, User, UserId,
     },
-    passwords::{self, Arena, HashAs, HashParams, Password, Verified},
-    policy::{LimitPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy, TokenPolicy},
-    ports::{Audit, Before, Entry, Ephemeral, Inserted, Outbox, Ports, Sessions, Users},
+    passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
+    policy::{
+        Breaches, LimitPolicy, LinkPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy,
+        SessionPolicy, StuffingPolicy, TokenPolicy,
+    },
+    ports::{Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Sessions, Users},
 };
 
 const CHEAP: HashParams = HashParams { memory_kib: 8, iterations: 1, parallelism: 1 };
@@ -47,10 +51,24 @@ pub fn policy() -> Policy {
             account_guesses: 20,
             resend_interval: seconds(60),
             daily_sends: 20,
+            link_ttl: seconds(3600),
         },
-        passwords: PasswordPolicy { min_length: 8, max_length: 128, min_score: 2 },
+        passwords: PasswordPolicy { min_length: 8, max_length: 128, min_score: 2, breaches: Breaches::Off },
         lockout: LockoutPolicy { failures: 5, duration: seconds(900) },
         limits: LimitPolicy::default(),
+        stuffing: StuffingPolicy {
+            identifiers: 20,
+            window: seconds(600),
+            duration: seconds(3600),
+            rate: Some(Rate { count: 2, per: seconds(60) }),
+        },
+        sessions: SessionPolicy { idle: Some(seconds(30 * 86_400)), absolute: Some(seconds(180 * 86_400)), most: None },
+        links: LinkPolicy {
+            sign_in: "/login".into(),
+            password_forgotten: "/password-reset".into(),
+            password_reset: "/password-reset-confirm/{uidb64}/{token}".into(),
+        },
+        device_ttl: seconds(365 * 86_400),
         reveal_existing: false,
         default_region: "NG".into(),
         outbox: OutboxPolicy {
@@ -82,6 +100,7 @@ pub fn session(at: OffsetDateTime, life: Duration) -> Session {
         browser: String::new(),
         os: String::new(),
         device: String::new(),
+        place: Place::default(),
     }
 }
 
@@ -92,6 +111,7 @@ pub fn caller() -> Caller {
         request_id: "r1".into(),
         engine: "sync",
         user_agent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0".into(),
+        device_token: None,
     }
 }
 
@@ -112,6 +132,7 @@ struct Facts {
     outbox: Vec<OutboxEntry>,
     audit: Vec<AuditEvent>,
     leases: HashMap<Uuid, Uuid>,
+    imported_hashes: HashMap<String, i64>,
 }
 
 // Value, count, end of life.
@@ -125,6 +146,8 @@ struct Inner {
     now: Cell<OffsetDateTime>,
     drawn: Cell<u64>,
     hashes: Cell<u32>,
+    made_up: RefCell<Vec<Vec<Cost>>>,
+    breaches: RefCell<Option<String>>,
     commit_fails: Cell<bool>,
     outbox_is_broken: Cell<bool>,
     meanwhile: RefCell<Option<Meanwhile>>,
@@ -157,6 +180,8 @@ impl World {
             now: Cell::new(OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000)),
             drawn: Cell::new(0),
             hashes: Cell::new(0),
+            made_up: RefCell::default(),
+            breaches: RefCell::default(),
             commit_fails: Cell::new(false),
             outbox_is_broken: Cell::new(false),
             meanwhile: RefCell::default(),
@@ -229,10 +254,20 @@ impl World {
     pub fn code(&self) -> String {
         use super::letters::Letter;
         let code = |message: Message| match message.letter {
-            Letter::VerificationCode { code, .. } => Some(code),
+            Letter::VerificationCode { code, .. } | Letter::PasswordResetCode { code, .. } => Some(code),
             _ => None,
         };
         self.letters().into_iter().rev().find_map(code).unwrap()
+    }
+
+    /// What each failed sign-in had to do besides.
+    pub fn made_up(&self) -> Vec<Vec<Cost>> {
+        self.0.made_up.borrow().clone()
+    }
+
+    /// What the look-up of breaches answers from now on.
+    pub fn answer_breaches(&self, answer: Option<&str>) {
+        self.0.breaches.replace(answer.map(str::to_owned));
     }
 
     /// How many hashes were made or verified.
@@ -266,6 +301,14 @@ impl Ports for World {
             mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             (mixed ^ (mixed >> 31)).to_le_bytes()[0]
         })
+    }
+
+    // Documentation addresses are somewhere.
+    fn place(&self, ip: IpAddr) -> Place {
+        match ip.to_string().starts_with("192.0.2.") {
+            true => Place { country: "Nigeria".into(), city: "Lagos".into() },
+            false => Place::default(),
+        }
     }
 
     fn ephemeral(&self) -> &Self {
@@ -313,7 +356,17 @@ impl Ports for World {
         Ok(CHEAP.verify(&password, hash.as_deref(), other.as_deref(), &mut Arena::default()))
     }
 
-    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<bool, Overloaded> {
+    async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {
+        self.0.made_up.borrow_mut().push(profile.missing(done));
+        profile.make_up(done, &password);
+        Ok(())
+    }
+
+    async fn breaches(&self, _prefix: &str) -> Result<String, Unavailable> {
+        self.0.breaches.borrow().clone().ok_or_else(|| Unavailable::database("silent on purpose"))
+    }
+
+    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded> {
         let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
         Ok(passwords::is_guessable(&password, &personal, &self.0.policy.passwords))
     }
@@ -420,6 +473,27 @@ impl Users for World {
         row.password_hash = new_hash.map(str::to_owned).or(row.password_hash.take());
         Ok(true)
     }
+
+    async fn set_password(&mut self, user: &User, new_hash: &str, at: OffsetDateTime) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let is_same = |row: &&mut User| {
+            row.id == user.id && row.is_active && row.deleted_at.is_none() && row.password_hash == user.password_hash
+        };
+        let Some(row) = facts.users.iter_mut().find(is_same) else { return Ok(false) };
+        (row.password_hash, row.password_changed_at, row.updated_at) = (Some(new_hash.to_owned()), Some(at), at);
+        Ok(true)
+    }
+
+    async fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Result<(), Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let known = facts.imported_hashes.entry(scheme.to_owned()).or_default();
+        *known = work.max(*known);
+        Ok(())
+    }
+
+    async fn imported_hashes(&mut self) -> Result<Vec<(String, i64)>, Unavailable> {
+        Ok(self.0.facts.borrow().imported_hashes.clone().into_iter().collect())
+    }
 }
 
 impl Sessions for World {
@@ -445,7 +519,9 @@ impl Sessions for World {
             return Err(Unavailable::database("the commit fails on purpose"));
         }
         let mut facts = self.0.facts.borrow_mut();
-        let is_it = |session: &&mut Session| session.id == id && session.generation == from && session.is_alive(at);
+        let is_it = |session: &&mut Session| {
+            session.id == id && session.generation == from && session.is_alive(&self.0.policy.sessions, at)
+        };
         let Some(session) = facts.sessions.iter_mut().find(is_it) else { return Ok(false) };
         (session.generation, session.rotated_at, session.expires_at) = (from + 1, at, expires_at);
         session.last_used_at = at;
@@ -463,11 +539,13 @@ impl Sessions for World {
     async fn end_sessions_of(
         &mut self,
         user: UserId,
+        but: Option<SessionId>,
         why: EndReason,
         at: OffsetDateTime,
     ) -> Result<Vec<SessionId>, Unavailable> {
         let mut facts = self.0.facts.borrow_mut();
         let living = facts.sessions.iter_mut().filter(|session| session.user_id == user && session.ended_at.is_none());
+        let living = living.filter(|session| Some(session.id) != but);
         Ok(living
             .map(|session| {
                 (session.ended_at, session.end_reason) = (Some(at), Some(why));
@@ -475,6 +553,34 @@ impl Sessions for World {
             })
             .collect())
     }
+
+    async fn touch_session(
+        &mut self,
+        id: SessionId,
+        before: OffsetDateTime,
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let stale = facts.sessions.iter_mut().find(|session| session.id == id && session.last_used_at < before);
+        stale.into_iter().for_each(|session| session.last_used_at = at);
+        Ok(())
+    }
+
+    async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable> {
+        let facts = self.0.facts.borrow();
+        let own = facts.sessions.iter().filter(|session| session.user_id == user && session.ended_at.is_none());
+        let own = own.filter(|session| session.expires_at > living.at && session.created_at > living.opened_after);
+        let own = own.filter(|session| session.last_used_at > living.used_after);
+        Ok(paged(own.cloned().collect(), page, |session| (session.created_at, session.id.0)))
+    }
+}
+
+fn paged<T>(mut items: Vec<T>, page: Page, place: impl Fn(&T) -> (OffsetDateTime, Uuid)) -> Listed<T> {
+    let count = i64::try_from(items.len()).unwrap();
+    items.sort_by_key(|item| std::cmp::Reverse(place(item)));
+    items.retain(|item| page.after.is_none_or(|after| place(item) < after));
+    items.truncate(usize::try_from(page.limit).unwrap());
+    Listed { count, items }
 }
 
 impl Outbox for World {
@@ -564,6 +670,33 @@ impl Audit for World {
     async fn record(&mut self, event: &AuditEvent) -> Result<(), Unavailable> {
         self.0.facts.borrow_mut().audit.push(event.clone());
         Ok(())
+    }
+
+    async fn login_events(
+        &mut self,
+        user: UserId,
+        actions: &[&str],
+        page: Page,
+    ) -> Result<Listed<LoginEvent>, Unavailable> {
+        let facts = self.0.facts.borrow();
+        let own = facts.audit.iter().filter(|event| event.user_id == Some(user) && actions.contains(&event.action));
+        let shown = own.map(|event| {
+            let client = event.caller.client();
+            LoginEvent {
+                id: event.id,
+                at: event.at,
+                action: event.action.to_owned(),
+                outcome: event.outcome,
+                reason: event.reason.to_owned(),
+                session_id: event.session_id,
+                ip: event.caller.ip.to_string(),
+                browser: client.browser,
+                os: client.os,
+                device: client.device,
+                place: event.place.clone(),
+            }
+        });
+        Ok(paged(shown.collect(), page, |event| (event.at, event.id)))
     }
 }
 

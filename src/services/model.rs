@@ -148,6 +148,8 @@ pub struct User {
     pub updated_at: OffsetDateTime,
     /// When the user last signed in.
     pub last_login_at: Option<OffsetDateTime>,
+    /// When the password was last reset or changed; reset links and known devices of before are void.
+    pub password_changed_at: Option<OffsetDateTime>,
     /// Soft delete: when; such a user is unknown to every route.
     pub deleted_at: Option<OffsetDateTime>,
 }
@@ -177,6 +179,7 @@ impl User {
             created_at: at,
             updated_at: at,
             last_login_at: None,
+            password_changed_at: None,
             deleted_at: None,
         }
     }
@@ -232,6 +235,14 @@ words! {
         LogoutAll = "logout_all",
         /// A spent refresh token was shown again.
         TokenReused = "token_reused",
+        /// The user ended it from another session.
+        Revoked = "revoked",
+        /// The password was changed in another session.
+        PasswordChanged = "password_changed",
+        /// The password was reset.
+        PasswordReset = "password_reset",
+        /// A newer sign-in took its place (`sessions.max_per_user`).
+        Displaced = "displaced",
     }
 }
 
@@ -250,7 +261,7 @@ pub struct Session {
     pub expires_at: OffsetDateTime,
     /// When it was opened.
     pub created_at: OffsetDateTime,
-    /// When it was last used to get tokens.
+    /// When it was last used; noted once a minute at most.
     pub last_used_at: OffsetDateTime,
     /// When it was ended.
     pub ended_at: Option<OffsetDateTime>,
@@ -266,6 +277,62 @@ pub struct Session {
     pub os: String,
     /// `desktop`, `mobile`, `tablet`, … or `""`.
     pub device: String,
+    /// Where the client's address is, as far as known.
+    pub place: Place,
+}
+
+/// Where an address is, in English; `""` where it is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The country's name.
+    pub country: String,
+    /// The city's name.
+    pub city: String,
+}
+
+/// A part of a list, newest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// At most so many.
+    pub limit: i64,
+    /// Only what comes after this time and id.
+    pub after: Option<(OffsetDateTime, Uuid)>,
+}
+
+/// A part of a list, and how long the whole is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// Of the whole list.
+    pub count: i64,
+    /// One more than asked for where the list goes on.
+    pub items: Vec<T>,
+}
+
+/// A sign-in, or a try at one, as its user is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginEvent {
+    /// UUIDv7.
+    pub id: Uuid,
+    /// When.
+    pub at: OffsetDateTime,
+    /// Which way in.
+    pub action: String,
+    /// Whether it worked.
+    pub outcome: Outcome,
+    /// Why it did not, or `""`.
+    pub reason: String,
+    /// The session that it opened.
+    pub session_id: Option<SessionId>,
+    /// From where.
+    pub ip: String,
+    /// The browser's name, or `""`.
+    pub browser: String,
+    /// The operating system's name, or `""`.
+    pub os: String,
+    /// `desktop`, `mobile`, `tablet`, … or `""`.
+    pub device: String,
+    /// Where the address is.
+    pub place: Place,
 }
 
 words! {
@@ -369,6 +436,8 @@ pub struct AuditEvent {
     pub identifier_index: Option<Vec<u8>>,
     /// From where and with what.
     pub caller: Caller,
+    /// Where the caller's address is.
+    pub place: Place,
 }
 
 /// Who is asking, as far as the transport can tell.
@@ -382,6 +451,8 @@ pub struct Caller {
     pub engine: &'static str,
     /// What the client called itself: cleaned of control characters, at most 400 bytes.
     pub user_agent: String,
+    /// The token of a device that has signed in before, as it was sent.
+    pub device_token: Option<String>,
 }
 
 /// What a user agent string says of a client.

@@ -7,7 +7,13 @@ use data_encoding::BASE64_NOPAD;
 use serde::{Deserialize, Deserializer};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{fields::Text, keys::same, policy::PasswordPolicy};
+use super::{
+    common_passwords::is_common,
+    fields::Text,
+    imported_hashes::{self, Cost},
+    keys::same,
+    policy::PasswordPolicy,
+};
 
 /// A password as typed, outer white space trimmed; wiped from memory when dropped.
 #[derive(Clone)]
@@ -108,8 +114,13 @@ impl HashParams {
     }
 
     /// Verifies against a stored PHC string, and against another one of the same salt and cost.
-    /// Without a stored one it takes as long.
+    /// Without a stored one it takes as long. Where an imported hash is stored, one that the password
+    /// does not fit takes [`imported_cost`] besides.
     pub fn verify(self, password: &Password, stored: Option<&str>, other: Option<&str>, arena: &mut Arena) -> Verified {
+        let imported = stored.and_then(|stored| imported_hashes::parse(stored).ok());
+        if imported.is_some_and(|imported| imported.fits(password)) {
+            return Verified::Outdated;
+        }
         let nobodys = self.phc(&NOBODYS_SALT, &[0; HASH_BYTES]);
         let parsed = stored.and_then(Phc::parse).or_else(|| Phc::parse(&nobodys));
         let Some(phc) = parsed else { return Verified::No };
@@ -157,6 +168,12 @@ pub fn is_beside(other: &str, stored: Option<&str>) -> bool {
             stored.params == other.params && stored.salt == other.salt && !same(&stored.digest, &other.digest)
         }
     }
+}
+
+/// What verifying against a stored hash costs besides our own hash: something when it is an imported
+/// one that passwords may fit.
+pub fn imported_cost(stored: Option<&str>) -> Option<Cost> {
+    stored.and_then(|stored| imported_hashes::parse(stored).ok()).and_then(|imported| imported.cost())
 }
 
 /// How a password is to be hashed.
@@ -215,9 +232,31 @@ const LOOK_ALIKES: &str = "4@8({[<369&#!1/|0$5+7%2";
 const MOST_LOOK_ALIKES: usize = 8;
 const JUDGED_CHARACTERS: usize = 20;
 
+/// How hard a new password is to guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Guessable {
+    /// It is one of those that many people use.
+    Common,
+    /// zxcvbn finds it too easy.
+    Easily,
+    /// It is good enough.
+    Hardly,
+}
+
 /// Whether a new password is a common one or easily guessed (zxcvbn). Costs up to tens of
 /// milliseconds: run it behind the gate of the hashes.
-pub fn is_guessable(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> bool {
+pub fn is_guessable(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> Guessable {
+    if is_common(password.expose()) {
+        Guessable::Common
+    } else if is_easily_guessed(password, personal, policy) {
+        Guessable::Easily
+    } else {
+        Guessable::Hardly
+    }
+}
+
+fn is_easily_guessed(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> bool {
     let is_good = |text: &str| u8::from(zxcvbn::zxcvbn(text, personal).score()) >= policy.min_score;
     let text = password.expose();
     if text.chars().filter(|c| LOOK_ALIKES.contains(*c)).count() <= MOST_LOOK_ALIKES {
@@ -228,8 +267,12 @@ pub fn is_guessable(password: &Password, personal: &[&str], policy: &PasswordPol
     !is_good(&head) && !is_good(&tail)
 }
 
-/// The sentence for a password that [`is_guessable`].
-pub const GUESSABLE: &str = "This password is too common or too easy to guess.";
+/// The sentence for [`Guessable::Common`].
+pub const COMMON: &str = "This password is too common.";
+/// The sentence for [`Guessable::Easily`].
+pub const GUESSABLE: &str = "This password is too easy to guess.";
+/// The sentence for a password that the look-up of breaches knows.
+pub const BREACHED: &str = "This password has appeared in a data breach. Please choose another one.";
 
 fn is_like(password: &str, known: &str) -> bool {
     let (password, known) = (password.to_lowercase(), known.to_lowercase());
@@ -243,11 +286,12 @@ fn is_like(password: &str, known: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::policy::Breaches;
 
     const CHEAP: HashParams = HashParams { memory_kib: 64, iterations: 1, parallelism: 1 };
 
     fn policy() -> PasswordPolicy {
-        PasswordPolicy { min_length: 8, max_length: 128, min_score: 2 }
+        PasswordPolicy { min_length: 8, max_length: 128, min_score: 2, breaches: Breaches::Off }
     }
 
     #[test]
@@ -324,6 +368,57 @@ mod tests {
         assert_eq!(verify("violet kettle"), Verified::No);
     }
 
+    // Made by Django 1.11, of `correct horse battery`.
+    const IMPORTED: &str = "pbkdf2_sha1$1$BuF1JYLlqHJg$cWdADCQK3QzciYAJpbJaNi4pShM=";
+
+    #[test]
+    fn an_imported_hash_is_outdated_when_the_password_fits() {
+        let mut arena = Arena::default();
+        let mut verify = |text: &str, stored: &str, other: Option<&str>| {
+            CHEAP.verify(&Password::new(text), Some(stored), other, &mut arena)
+        };
+        assert_eq!(verify("correct horse battery", IMPORTED, None), Verified::Outdated);
+        assert_eq!(verify(" correct horse battery\n", IMPORTED, None), Verified::Outdated);
+        assert_eq!(verify("correct horse", IMPORTED, None), Verified::No);
+        let other = CHEAP.hash_like(&Password::new("hidden orbit"), IMPORTED, &mut Arena::default()).unwrap();
+        assert!(is_beside(&other, Some(IMPORTED)));
+        assert_eq!(verify("hidden orbit", IMPORTED, Some(&other)), Verified::Other);
+        assert_eq!(verify("correct horse battery", IMPORTED, Some(&other)), Verified::Outdated);
+        assert_eq!(verify("violet kettle", IMPORTED, Some(&other)), Verified::No);
+        let bomb = IMPORTED.replace("$1$", "$999999999$");
+        assert_eq!(verify("correct horse battery", &bomb, None), Verified::No);
+        assert_eq!(verify("hidden orbit", &bomb, Some(&other)), Verified::Other);
+        assert_eq!(verify("!", "!", None), Verified::No);
+        assert_eq!(verify("hidden orbit", "!", Some(&other)), Verified::Other);
+    }
+
+    #[test]
+    fn a_failure_costs_one_hash_of_today_whatever_is_stored() {
+        let today = HashParams { memory_kib: 128, ..CHEAP };
+        for stored in [None, Some(IMPORTED), Some("!"), Some("md5$a$b")] {
+            let mut arena = Arena::default();
+            assert_eq!(today.verify(&Password::new("violet kettle"), stored, None, &mut arena), Verified::No);
+            assert_eq!(arena.0.len(), 128, "{stored:?}");
+        }
+        let mut arena = Arena::default();
+        assert_eq!(
+            today.verify(&Password::new("correct horse battery"), Some(IMPORTED), None, &mut arena),
+            Verified::Outdated
+        );
+        assert_eq!(arena.0.len(), 0, "a right password pays its own cost only");
+    }
+
+    #[test]
+    fn only_imported_hashes_cost_something_besides() {
+        let native = CHEAP.hash(&Password::new("correct horse"), [1; 16], &mut Arena::default()).unwrap();
+        let bomb = IMPORTED.replace("$1$", "$999999999$");
+        for stored in [None, Some(native.as_str()), Some("!"), Some(bomb.as_str()), Some("")] {
+            assert_eq!(imported_cost(stored), None, "{stored:?}");
+        }
+        let scheme = imported_hashes::Scheme::Pbkdf2Sha1;
+        assert_eq!(imported_cost(Some(IMPORTED)), Some(Cost { scheme, work: 1 }));
+    }
+
     #[test]
     fn every_broken_rule_is_named() {
         let form = |text: &str, personal: &[&str]| judge_form(&Password::new(text), personal, &policy());
@@ -335,7 +430,7 @@ mod tests {
 
     #[test]
     fn guessable_passwords_are_found_at_any_length() {
-        let is_guessable = |text: &str| is_guessable(&Password::new(text), &[], &policy());
+        let is_guessable = |text: &str| is_guessable(&Password::new(text), &[], &policy()) != Guessable::Hardly;
         for text in ["password", "12345678", "qwertyuiop", &"a".repeat(128), &"password".repeat(10)] {
             assert!(is_guessable(text), "{text}");
         }

@@ -19,6 +19,14 @@ pub struct Policy {
     pub lockout: LockoutPolicy,
     /// How often a client may ask.
     pub limits: LimitPolicy,
+    /// When an address that tries many accounts is slowed.
+    pub stuffing: StuffingPolicy,
+    /// How long sessions live, and how many.
+    pub sessions: SessionPolicy,
+    /// Where the links in mail lead to.
+    pub links: LinkPolicy,
+    /// How long a device that has signed in stays known.
+    pub device_ttl: Duration,
     /// Say openly that an identifier is taken (contract §4, `registration.reveal_existing`).
     pub reveal_existing: bool,
     /// ISO 3166 country whose numbers may be written without a country code.
@@ -55,8 +63,10 @@ pub struct OtpPolicy {
     pub account_guesses: i64,
     /// Least time between two codes to one recipient.
     pub resend_interval: Duration,
-    /// Codes to one recipient in a day.
+    /// Codes, links and notices to one recipient in a day, over all purposes.
     pub daily_sends: i64,
+    /// Life of a reset link.
+    pub link_ttl: Duration,
 }
 
 /// Contract §4.
@@ -68,6 +78,54 @@ pub struct PasswordPolicy {
     pub max_length: usize,
     /// Least zxcvbn score, 0 to 4.
     pub min_score: u8,
+    /// Whether a service is asked for breached passwords, and what its silence means.
+    pub breaches: Breaches,
+}
+
+/// What the look-up of breached passwords decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaches {
+    /// Nobody is asked.
+    Off,
+    /// Without an answer the password is accepted.
+    FailOpen,
+    /// Without an answer the request is refused (503).
+    FailClosed,
+}
+
+/// Where the links in mail lead to, below `public_url`.
+#[derive(Debug, Clone)]
+pub struct LinkPolicy {
+    /// The page to sign in.
+    pub sign_in: String,
+    /// The page to ask for a new password.
+    pub password_forgotten: String,
+    /// The page to set a new password, with `{uidb64}` and `{token}`.
+    pub password_reset: String,
+}
+
+/// How long sessions live (ASVS 7.3), and how many a user may have.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionPolicy {
+    /// An unused session ends after this time; `None` is no limit but the refresh token's.
+    pub idle: Option<Duration>,
+    /// Every session ends after this time; `None` is no limit.
+    pub absolute: Option<Duration>,
+    /// Sessions of one user; beyond it the least used ones end.
+    pub most: Option<usize>,
+}
+
+/// Credential stuffing: one address, many identifiers, wrong passwords.
+#[derive(Debug, Clone, Copy)]
+pub struct StuffingPolicy {
+    /// Distinct identifiers that failed from one address, at which it is slowed.
+    pub identifiers: i64,
+    /// Counted within this time.
+    pub window: Duration,
+    /// How long it is slowed.
+    pub duration: Duration,
+    /// How often it may try then.
+    pub rate: Option<Rate>,
 }
 
 /// Contract §4.

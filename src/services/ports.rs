@@ -9,7 +9,7 @@
     reason = "every engine runs a request on the thread that took it; no `Send` bound is wanted"
 )]
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -17,13 +17,14 @@ use uuid::Uuid;
 use super::{
     error::{Overloaded, Unavailable},
     identifier::Identifier,
+    imported_hashes::{Cost, Profile},
     keys::Keys,
     limits::{Decision, Rule},
     model::{
-        AuditEvent, Confirmation, EndReason, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId, Settlement,
-        User, UserId,
+        AuditEvent, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page, Place, ProfileChanges,
+        Session, SessionId, Settlement, User, UserId,
     },
-    passwords::{HashAs, Password, Verified},
+    passwords::{Guessable, HashAs, Password, Verified},
     policy::Policy,
 };
 
@@ -52,6 +53,9 @@ pub trait Ports {
         uuid::Builder::from_unix_timestamp_millis(millis, &self.random::<10>()).into_uuid()
     }
 
+    /// Where an address is, as far as the operator's database of places knows.
+    fn place(&self, ip: IpAddr) -> Place;
+
     /// Codes, counters and locks that run out by themselves.
     fn ephemeral(&self) -> &Self::Ephemeral;
 
@@ -77,7 +81,13 @@ pub trait Ports {
 
     /// Whether a new password is common or easily guessed; where the hashes are made, since it may
     /// cost as much.
-    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<bool, Overloaded>;
+    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded>;
+
+    /// Does the work that a failed sign-in lacks beside others, where the hashes are made.
+    async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded>;
+
+    /// What a service of breached passwords says of a range of SHA-1 digests.
+    async fn breaches(&self, prefix: &str) -> Result<String, Unavailable>;
 }
 
 /// The durable database.
@@ -126,6 +136,13 @@ pub trait Users {
         new_hash: Option<&str>,
         at: OffsetDateTime,
     ) -> Result<bool, Unavailable>;
+    /// Gives a user another password; `false` when they were disabled or deleted, or their password
+    /// changed, since they were looked up.
+    async fn set_password(&mut self, user: &User, new_hash: &str, at: OffsetDateTime) -> Result<bool, Unavailable>;
+    /// Table `imported_hashes`: remembers that there is a hash of this scheme and cost.
+    async fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Result<(), Unavailable>;
+    /// Table `imported_hashes`: the greatest cost of each scheme.
+    async fn imported_hashes(&mut self) -> Result<Vec<(String, i64)>, Unavailable>;
 }
 
 /// Table `sessions`.
@@ -145,13 +162,34 @@ pub trait Sessions {
     ) -> Result<bool, Unavailable>;
     /// Ends a living session; `false` when it had ended.
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable>;
-    /// Ends every living session of a user and returns them.
+    /// Ends every living session of a user, but for one when it is named, and returns them.
     async fn end_sessions_of(
         &mut self,
         user: UserId,
+        but: Option<SessionId>,
         why: EndReason,
         at: OffsetDateTime,
     ) -> Result<Vec<SessionId>, Unavailable>;
+    /// Notes that a session is in use at `at`, unless it was noted after `before`.
+    async fn touch_session(
+        &mut self,
+        id: SessionId,
+        before: OffsetDateTime,
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+    /// A user's sessions that have neither ended nor run out, the newest sign-in first.
+    async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable>;
+}
+
+/// Which sessions live.
+#[derive(Debug, Clone, Copy)]
+pub struct Living {
+    /// Those that run out after this time.
+    pub at: OffsetDateTime,
+    /// Those that were used after this time.
+    pub used_after: OffsetDateTime,
+    /// Those that were opened after this time.
+    pub opened_after: OffsetDateTime,
 }
 
 /// Table `outbox`.
@@ -178,8 +216,8 @@ pub trait Outbox {
     async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Result<Vec<OutboxEntry>, Unavailable>;
     /// Makes dead entries pending again; without ids, all of them. Returns how many.
     async fn revive(&mut self, ids: Option<&[Uuid]>, now: OffsetDateTime) -> Result<usize, Unavailable>;
-    /// Deletes what its retention no longer covers, and sessions and ephemeral entries that have run
-    /// out.
+    /// Deletes what its retention no longer covers, sessions and ephemeral entries that have run out,
+    /// and the costs of imported hashes when there are none any more.
     async fn purge(&mut self, now: OffsetDateTime, before: &Before) -> Result<usize, Unavailable>;
 }
 
@@ -198,6 +236,13 @@ pub struct Before {
 pub trait Audit {
     /// Writes an event, in the unit of work it belongs to where there is one.
     async fn record(&mut self, event: &AuditEvent) -> Result<(), Unavailable>;
+    /// A user's events of these actions, newest first.
+    async fn login_events(
+        &mut self,
+        user: UserId,
+        actions: &[&str],
+        page: Page,
+    ) -> Result<Listed<LoginEvent>, Unavailable>;
 }
 
 /// A value that runs out.

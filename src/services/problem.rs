@@ -5,6 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use super::{
     error::{Overloaded, Unavailable},
     fields::{FieldErrors, Unfit},
+    limits::Standing,
 };
 
 /// A failure as the contract's §1 shows it.
@@ -24,12 +25,15 @@ pub struct Problem {
     pub data: Option<serde_json::Value>,
     /// For 405: the methods that the path has.
     pub allow: Option<String>,
+    /// How the client stands with the limits, when one of them refused it.
+    pub standing: Option<Standing>,
 }
 
 impl Problem {
     /// A failure with a code of the contract.
     pub const fn new(status: u16, code: &'static str, message: &'static str) -> Self {
-        Self { status, code, message: Cow::Borrowed(message), errors: None, retry_after: None, data: None, allow: None }
+        let message = Cow::Borrowed(message);
+        Self { status, code, message, errors: None, retry_after: None, data: None, allow: None, standing: None }
     }
 
     /// 400 `validation_error`.

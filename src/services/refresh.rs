@@ -4,8 +4,6 @@
 //! present generation moves the session on; that of the generation before, shown within the grace
 //! time, gets the same child again; any other of this session is a copy, and ends it.
 
-use std::time::Duration;
-
 use garde::Validate;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -17,11 +15,13 @@ use super::{
     fields::{Exact, FieldErrors, field_error, nullable},
     keys::Keys,
     letters::Letter,
-    limits::{Class, admit},
+    limits::{Class, Standing, admit},
     model::{Caller, EndReason, Session, User},
     outbox,
+    policy::Policy,
     ports::{Audit as _, Outbox as _, Ports, Sessions as _},
     problem::Problem,
+    session,
     tokens::{self, Claims, Kind, Pair},
     verify_otp::identifier_of,
 };
@@ -89,16 +89,16 @@ pub fn judge(
     session: &Session,
     user: &User,
     keys: &Keys,
-    grace: Duration,
+    policy: &Policy,
     now: OffsetDateTime,
 ) -> Verdict {
-    if !session.is_alive(now) || !user.is_active || claims.user_id != session.user_id {
+    if !session.is_alive(&policy.sessions, now) || !user.is_active || claims.user_id != session.user_id {
         return Verdict::Dead;
     }
     let is_of = |generation| tokens::is_of_generation(claims, session, generation, keys);
     if is_of(session.generation) {
         Verdict::Rotate
-    } else if is_of(session.generation - 1) && now - session.rotated_at <= grace {
+    } else if is_of(session.generation - 1) && now - session.rotated_at <= policy.tokens.reuse_grace {
         Verdict::Repeat
     } else {
         Verdict::Reused
@@ -110,15 +110,30 @@ pub fn judge(
 ///
 /// # Errors
 /// [`RefreshError`].
-pub async fn refresh<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) -> Result<Pair, RefreshError> {
-    let refreshed = next_pair(ports, caller, token).await;
+///
+/// How the client stands with its limits is told in either case.
+pub async fn refresh<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    token: Option<&str>,
+) -> (Option<Standing>, Result<Pair, RefreshError>) {
+    let mut standing = None;
+    let refreshed = next_pair(ports, caller, token, &mut standing).await;
     if matches!(refreshed, Err(RefreshError::Invalid(_) | RefreshError::NotValid | RefreshError::Reused)) {
-        admit(ports, Class::Sustained, caller, None).await.map_err(RefreshError::Throttled)?;
+        match admit(ports, Class::Sustained, caller, None).await {
+            Ok(of_address) => standing = of_address,
+            Err(problem) => return (None, Err(RefreshError::Throttled(problem))),
+        }
     }
-    refreshed
+    (standing, refreshed)
 }
 
-async fn next_pair<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) -> Result<Pair, RefreshError> {
+async fn next_pair<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    token: Option<&str>,
+    standing: &mut Option<Standing>,
+) -> Result<Pair, RefreshError> {
     let token = token.filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| RefreshError::Invalid(field_error("refresh", "This field is required.")))?;
     let (keys, policy) = (ports.keys(), &ports.policy().tokens);
@@ -131,9 +146,10 @@ async fn next_pair<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) ->
         let found = ports.store().await?.session_with_user(claims.sid).await?;
         let Some((mut session, user)) = found else { return Err(RefreshError::NotValid) };
         let now = ports.now();
-        let verdict = judge(&claims, &session, &user, keys, policy.reuse_grace, now);
+        let verdict = judge(&claims, &session, &user, keys, ports.policy(), now);
         if turn == 0 && matches!(verdict, Verdict::Rotate | Verdict::Repeat) {
-            admit(ports, Class::Sustained, caller, Some(user.id)).await.map_err(RefreshError::Throttled)?;
+            let admitted = admit(ports, Class::Sustained, caller, Some(user.id)).await;
+            *standing = admitted.map_err(RefreshError::Throttled)?;
         }
         match verdict {
             Verdict::Dead => {
@@ -144,7 +160,7 @@ async fn next_pair<P: Ports>(ports: &P, caller: &Caller, token: Option<&str>) ->
             Verdict::Repeat => return Ok(tokens::mint(&session, keys, policy)),
             Verdict::Reused => return end_reused(ports, caller, &session, &user).await,
             Verdict::Rotate => {
-                let expires_at = now + policy.refresh_ttl;
+                let expires_at = session::expiry(ports.policy(), session.created_at, now);
                 if ports.store().await?.rotate_session(session.id, session.generation, now, expires_at).await? {
                     session.generation += 1;
                     session.rotated_at = now;
@@ -190,10 +206,14 @@ async fn end_reused<P: Ports>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::services::{
+        create_user::Credential,
         memory::{World, caller},
         model::Role,
+        passwords::Password,
         run::run,
         session,
     };
@@ -204,7 +224,7 @@ mod tests {
             email: Some("ada@example.org".into()),
             phone: None,
             role: Role::Client,
-            password: crate::services::passwords::Password::new("violet-Kettle-93"),
+            password: Credential::Password(Password::new("violet-Kettle-93")),
             first_name: String::new(),
             last_name: String::new(),
         };
@@ -215,7 +235,7 @@ mod tests {
     }
 
     fn next(world: &World, token: &str) -> Result<Pair, RefreshError> {
-        run(refresh(world, &caller(), Some(token)))
+        run(refresh(world, &caller(), Some(token))).1
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
     identifier::Identifier,
+    judge_password::{JudgeError, judge_password},
     letters::Letter,
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
@@ -84,6 +85,15 @@ pub enum RegisterError {
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+impl From<JudgeError> for RegisterError {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Overloaded(error) => Self::Overloaded(error),
+            JudgeError::Unavailable(error) => Self::Unavailable(error),
+        }
+    }
 }
 
 impl From<RegisterError> for Problem {
@@ -167,7 +177,7 @@ async fn attempt<P: Ports>(
     };
     registration::keep_waiting_hash(ports, &to, &password_hash, keeps).await?;
     let who = SendTo::Account(known.map_or(fresh.id, |user| user.id));
-    let may_send = codes::claim_send(ports, &who).await?;
+    let may_send = codes::claim_send(ports, &who, Purpose::Registration).await?;
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
     let code_for = if may_send { pending.user_id } else { ports.keys().stand_in(&challenge) };
     let code = code_letter(ports, code_for, &to).await?;
@@ -211,7 +221,7 @@ async fn attempt<P: Ports>(
         Err(undone) => {
             // Nothing will be sent, so the next request need not wait; should this fail too, it must.
             if may_send {
-                let _ = codes::release_send(ports, &who).await;
+                let _ = codes::release_send(ports, &who, Purpose::Registration).await;
             }
             Err(undone)
         }
@@ -226,6 +236,12 @@ pub fn stored_spelling(user: &User, asked: &Identifier) -> Option<Identifier> {
     }
 }
 
+/// Every identifier of a user.
+pub fn stored_identifiers(user: &User) -> Vec<Identifier> {
+    let email = user.email.clone().map(Identifier::Email);
+    email.into_iter().chain(user.phone.clone().map(Identifier::Phone)).collect()
+}
+
 /// A new code for an account, in a letter that runs out with it.
 ///
 /// # Errors
@@ -235,7 +251,7 @@ pub async fn code_letter<P: Ports>(
     user: UserId,
     identifier: &Identifier,
 ) -> Result<OutboxEntry, Unavailable> {
-    let code = codes::issue(ports, user, Purpose::Registration).await?;
+    let code = codes::issue(ports, user, Purpose::Registration, "").await?;
     let ttl = ports.policy().otp.ttl;
     let letter = Letter::VerificationCode { code, minutes: ttl.as_secs().div_ceil(60) };
     Ok(outbox::letter(ports, identifier, letter, Some(ports.now() + ttl)))
@@ -288,16 +304,11 @@ impl Register {
         let password = self.password.unwrap_or_else(|| Password::new(""));
         let mut personal = vec![first_name.as_str(), last_name.as_str()];
         personal.extend(identifier.as_ref().map(Identifier::as_str));
-        for sentence in passwords::judge_form(&password, &personal, &ports.policy().passwords) {
+        for sentence in judge_password(ports, &password, &personal).await? {
             refuse("password", sentence);
         }
         if self.password2.is_some_and(|again| again.expose() != password.expose()) {
             refuse("password2", "The two passwords do not match.".to_owned());
-        }
-        // Costs a hash's time, so a request that is refused anyway does not come so far.
-        let personal: Vec<String> = personal.into_iter().map(str::to_owned).collect();
-        if errors.is_empty() && ports.is_guessable(password.clone(), personal).await? {
-            errors = field_error("password", passwords::GUESSABLE);
         }
         match identifier {
             Some(identifier) if errors.is_empty() => Ok(Wanted { identifier, password, role, first_name, last_name }),
@@ -353,9 +364,9 @@ pub fn public_id<P: Ports>(ports: &P) -> String {
 }
 
 fn notice<P: Ports>(ports: &P, identifier: &Identifier) -> OutboxEntry {
-    let base = &ports.policy().public_url;
-    let letter =
-        Letter::AlreadyRegistered { sign_in_url: format!("{base}/login"), reset_url: format!("{base}/password-reset") };
+    let (base, links) = (&ports.policy().public_url, &ports.policy().links);
+    let sign_in_url = format!("{base}{}", links.sign_in);
+    let letter = Letter::AlreadyRegistered { sign_in_url, reset_url: format!("{base}{}", links.password_forgotten) };
     outbox::letter(ports, identifier, letter, None)
 }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     audit,
-    codes::{self, SendTo},
+    codes::{self, Purpose, SendTo},
     error::Unavailable,
     events::Event,
     fields::{Text, nullable},
@@ -70,7 +70,7 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     let who = user.as_ref().map_or(SendTo::Identifier(&to), |user| SendTo::Account(user.id));
     // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
     // was a last one.
-    let may_send = codes::claim_send(ports, &who).await?;
+    let may_send = codes::claim_send(ports, &who, Purpose::Registration).await?;
     let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &to);
     let waiting = user.as_ref().filter(|user| waits_for_code(user));
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
@@ -93,7 +93,7 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
         .await;
     if written.is_err() && may_send {
         // Nothing will be sent, so the next request need not wait; should this fail too, it must.
-        let _ = codes::release_send(ports, &who).await;
+        let _ = codes::release_send(ports, &who, Purpose::Registration).await;
     }
     written
 }

@@ -1,16 +1,20 @@
 //! Proves an address or number with its code; the account is verified and signed in (contract §2).
 
+use std::time::Duration;
+
 use garde::Validate;
 use serde::Deserialize;
 
 use super::{
     audit, codes,
     codes::Purpose,
+    devices,
     error::Unavailable,
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required},
     identifier::Identifier,
     letters::Letter,
+    lockout::{self, Subject},
     model::{Caller, Confirmation, Role, User},
     outbox,
     ports::{Audit as _, Outbox as _, Ports, Users as _},
@@ -48,6 +52,9 @@ pub enum VerifyOtpError {
     /// No such code: wrong, spent, run out, guessed at too often, or no such account.
     #[error("the code is wrong")]
     WrongCode,
+    /// Too many failed sign-ins for this identifier.
+    #[error("the identifier is locked")]
+    Locked(Duration),
     /// The code was right, but an operator has disabled the account.
     #[error("the account is disabled")]
     Disabled,
@@ -64,6 +71,9 @@ impl From<VerifyOtpError> for Problem {
                 errors: Some(field_error("otp", "The code is wrong or has expired.")),
                 ..Self::new(400, "invalid_otp", "The code is wrong or has expired.")
             },
+            VerifyOtpError::Locked(wait) => {
+                Self::new(429, "account_locked", "Too many failed attempts. Please try again later.").after(wait)
+            }
             VerifyOtpError::Disabled => Self::new(403, "account_disabled", "This account is disabled."),
             VerifyOtpError::Unavailable(error) => error.into(),
         }
@@ -120,19 +130,27 @@ pub async fn target<P: Ports>(
 pub async fn verify_otp<P: Ports>(ports: &P, caller: &Caller, request: VerifyOtp) -> Result<SignedIn, VerifyOtpError> {
     let guess = request.otp.map(|otp| otp.0).unwrap_or_default();
     let target = target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await?;
-    let (user, pending, stand_in) = match target {
+    let (user, pending, stand_in, identifier) = match target {
         Target::Challenge(challenge, pending) => {
             let id = pending.as_ref().map_or_else(|| ports.keys().stand_in(&challenge), |pending| pending.user_id);
-            (ports.store().await?.user(id).await?, pending, id)
+            let identifier = pending.as_ref().map(Pending::identifier);
+            (ports.store().await?.user(id).await?, pending, id, identifier)
         }
         Target::Identifier(identifier) => {
             let stand_in = ports.keys().stand_in(&identifier.comparable());
-            (ports.store().await?.user_by_identifier(&identifier).await?, None, stand_in)
+            (ports.store().await?.user_by_identifier(&identifier).await?, None, stand_in, Some(identifier))
         }
     };
+    // It signs in, so it obeys the lock, for identifiers with and without an account (ABUSE 19).
+    if let Some(identifier) = identifier {
+        let known = devices::known(ports, caller, user.as_ref());
+        if let Some(wait) = lockout::locked_for(ports, &Subject::new(ports, &identifier, known.as_ref())).await? {
+            return refuse(ports, caller, user.as_ref(), "locked", VerifyOtpError::Locked(wait)).await;
+        }
+    }
     // For an account that waits for no code, the same calls are made with an id that has none.
     let user = user.filter(|user| !user.is_verified);
-    let spent = codes::check(ports, user.as_ref().map_or(stand_in, |user| user.id), Purpose::Registration, &guess);
+    let spent = codes::check(ports, user.as_ref().map_or(stand_in, |user| user.id), Purpose::Registration, "", &guess);
     let (Some(user), Some(spent)) = (&user, spent.await?) else {
         return refuse(ports, caller, user.as_ref(), "invalid_otp", VerifyOtpError::WrongCode).await;
     };
@@ -171,7 +189,8 @@ async fn confirm<P: Ports>(
         },
     };
     let warning = with.password_hash.is_none().then(|| identifier_of(user)).flatten().map(|identifier| {
-        let reset_url = format!("{}/password-reset", ports.policy().public_url);
+        let policy = ports.policy();
+        let reset_url = format!("{}{}", policy.public_url, policy.links.password_forgotten);
         outbox::letter(ports, &identifier, Letter::PasswordRemoved { reset_url }, None)
     });
     ports

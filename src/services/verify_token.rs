@@ -51,9 +51,9 @@ pub async fn verify_token<P: Ports>(ports: &P, request: VerifyToken) -> Result<(
     let found = ports.store().await?.session_with_user(claims.sid).await?;
     let (session, user) = found.ok_or(VerifyTokenError::NotValid)?;
     let is_good = match claims.token_type {
-        Kind::Access => session.is_alive(now) && user.is_active && claims.user_id == user.id,
+        Kind::Access => session.is_alive(&ports.policy().sessions, now) && user.is_active && claims.user_id == user.id,
         Kind::Refresh => {
-            let verdict = refresh::judge(&claims, &session, &user, keys, policy.reuse_grace, now);
+            let verdict = refresh::judge(&claims, &session, &user, keys, ports.policy(), now);
             matches!(verdict, Verdict::Rotate | Verdict::Repeat)
         }
     };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 
 const DURATION_FORM: &str = "a duration is a whole number and a unit (ms, s, m, h, d), such as \"15m\", up to 3650d";
+const LIMIT_FORM: &str = "a limit is a duration, such as \"15m\", up to 3650d, or \"off\"";
 const RATE_FORM: &str = "a rate is a number per s, min, hour or day, such as \"10/min\", or \"off\"";
 
 /// A duration as it is written in a configuration.
@@ -75,6 +76,14 @@ impl FromStr for Rate {
 /// Reads a duration.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parsed(deserializer, DURATION_FORM, |text| text.parse::<Span>().map(|span| span.0))
+}
+
+/// Reads a duration, `None` being "off".
+pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    parsed(deserializer, LIMIT_FORM, |text| match text.trim() {
+        "off" => Ok(None),
+        text => text.parse::<Span>().or(Err(LIMIT_FORM)).map(|span| Some(span.0)),
+    })
 }
 
 /// Reads a rate, `None` being "off".

@@ -17,7 +17,7 @@ struct Broken(&'static str, String);
 
 /// Holds a configuration against every rule.
 pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
-    let rules = [addresses, counts, durations, secrets, tokens, passwords, delivery, texts];
+    let rules = [addresses, counts, durations, secrets, links, tokens, passwords, delivery, texts];
     for rule in rules {
         rule(settings).map_err(|Broken(key, reason)| SettingsError::refused(key, settings, reason))?;
     }
@@ -52,6 +52,13 @@ fn addresses(settings: &Settings) -> Result<(), Broken> {
         "trusted_proxies",
         "a network that holds every address lets every client choose the address it is counted under",
     )?;
+    if let Some(url) = &settings.passwords.breaches_url {
+        require(
+            urls::is_https_or_loopback(url) && url.username().is_empty() && url.query().is_none(),
+            "passwords.breaches_url",
+            "it must be https://, or http:// on a loopback host, without user and query",
+        )?;
+    }
     for origin in &settings.cors.origins {
         bare_origin(origin).map_err(|reason| Broken("cors.origins", reason))?;
     }
@@ -88,6 +95,8 @@ fn counts(settings: &Settings) -> Result<(), Broken> {
     within("store.pool", settings.store.pool, 1..=1_024)?;
     within("outbox.attempts", settings.outbox.attempts, 1..=100)?;
     within("lockout.failures", settings.lockout.failures, 1..=100)?;
+    within("stuffing.identifiers", settings.stuffing.identifiers, 2..=10_000)?;
+    within("sessions.max_per_user", settings.sessions.max_per_user, 0..=1_000)?;
     within("otp.guesses", otp.guesses, 1..=5)?;
     within("otp.account_guesses", otp.account_guesses, 1..=100)?;
     within("otp.daily_sends", otp.daily_sends, 1..=1_000)?;
@@ -125,6 +134,11 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         ("outbox.backoff", outbox.backoff),
         ("lockout.duration", settings.lockout.duration),
         ("otp.ttl", settings.otp.ttl),
+        ("otp.link_ttl", settings.otp.link_ttl),
+        ("stuffing.window", settings.stuffing.window),
+        ("stuffing.duration", settings.stuffing.duration),
+        ("devices.ttl", settings.devices.ttl),
+        ("passwords.breaches_timeout", settings.passwords.breaches_timeout),
         ("tokens.access_ttl", settings.tokens.access_ttl),
         ("audit.retention", settings.audit.retention),
     ] {
@@ -134,6 +148,27 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         settings.otp.ttl <= Duration::from_secs(600),
         "otp.ttl",
         "a code may be valid for 10 minutes at most (ASVS 6.5.5)",
+    )?;
+    require(
+        settings.otp.link_ttl <= Duration::from_secs(86_400),
+        "otp.link_ttl",
+        "a reset link may be valid for 24 hours at most",
+    )?;
+    require(
+        settings.devices.ttl <= Duration::from_secs(400 * 86_400),
+        "devices.ttl",
+        "browsers keep no cookie for longer than 400 days (RFC 6265bis, 5.6.1)",
+    )?;
+    let sessions = &settings.sessions;
+    require(
+        sessions.idle_timeout.is_none_or(|idle| idle > Duration::from_secs(120)),
+        "sessions.idle_timeout",
+        "it must be more than 2m, since use is noted once a minute, or \"off\"",
+    )?;
+    require(
+        sessions.absolute_timeout.is_none_or(|absolute| absolute > settings.tokens.access_ttl),
+        "sessions.absolute_timeout",
+        "it must be more than tokens.access_ttl, or \"off\"",
     )?;
     require(outbox.backoff <= outbox.backoff_max, "outbox.backoff_max", "it must not be less than outbox.backoff")
 }
@@ -162,6 +197,21 @@ fn secrets(settings: &Settings) -> Result<(), Broken> {
             shared.unwrap_or_default()
         ),
     )
+}
+
+fn links(settings: &Settings) -> Result<(), Broken> {
+    let links = &settings.links;
+    for (key, path) in [
+        ("links.sign_in", &links.sign_in),
+        ("links.password_forgotten", &links.password_forgotten),
+        ("links.password_reset", &links.password_reset),
+    ] {
+        // Two slashes would begin another host.
+        let is_path = path.starts_with('/') && !path.starts_with("//") && path.bytes().all(|b| b.is_ascii_graphic());
+        require(is_path && !path.contains(['\\', '"', '<', '>']), key, "a path such as \"/login\" is needed")?;
+    }
+    let has = |name: &str| links.password_reset.matches(name).count() == 1;
+    require(has("{uidb64}") && has("{token}"), "links.password_reset", "it must have {uidb64} and {token}, once each")
 }
 
 fn tokens(settings: &Settings) -> Result<(), Broken> {

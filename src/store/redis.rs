@@ -8,7 +8,7 @@ use std::{
 use redis::{Cmd, Script, ScriptInvocation};
 
 use crate::services::{
-    limits::{Decision, Rule},
+    limits::{Decision, Left, Rule},
     ports::Entry,
 };
 
@@ -91,7 +91,7 @@ pub fn increment(key: &str, ttl: Duration) -> ScriptInvocation<'static> {
     })
 }
 
-/// Answers `u64`, for [`decision`].
+/// Answers `Vec<u64>`, for [`decision`].
 pub fn admit(rules: &[Rule]) -> ScriptInvocation<'static> {
     let mut script = ADMIT.prepare_invoke();
     for rule in rules {
@@ -101,12 +101,32 @@ pub fn admit(rules: &[Rule]) -> ScriptInvocation<'static> {
     script
 }
 
-/// Reads the answer of [`admit`]: microseconds to wait, zero when admitted.
-pub fn decision(answer: u64) -> Decision {
-    match answer {
-        0 => Decision::Admitted,
-        micros => Decision::Throttled { retry_after: Duration::from_micros(micros) },
-    }
+/// Reads the answer of [`admit`]: microseconds to wait, zero when admitted; then for each rule what
+/// remains, and microseconds until its window ends.
+pub fn decision(answer: &[u64]) -> Option<Decision> {
+    let (wait, rest) = answer.split_first()?;
+    let left = rest.chunks_exact(2).map(|pair| match pair {
+        [remaining, reset] => {
+            let remaining = u32::try_from(*remaining).unwrap_or(u32::MAX);
+            Left { remaining, reset: Duration::from_micros(*reset) }
+        }
+        _ => Left { remaining: 0, reset: Duration::ZERO },
+    });
+    let left = left.collect();
+    Some(match *wait {
+        0 => Decision::Admitted(left),
+        micros => Decision::Throttled { retry_after: Duration::from_micros(micros), left },
+    })
+}
+
+/// How often a command may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tries {
+    /// Once: it may have been carried out although its answer was lost, and a second time it would
+    /// count twice or find its own work done.
+    One,
+    /// Twice, the second time on another connection: done twice, it is as if done once.
+    Two,
 }
 
 fn invocation(
@@ -165,8 +185,10 @@ mod tests {
     fn answers_are_read() {
         assert_eq!(remaining(-1), None);
         assert_eq!(remaining(1500), Some(Duration::from_millis(1500)));
-        assert_eq!(decision(0), Decision::Admitted);
-        assert_eq!(decision(5), Decision::Throttled { retry_after: Duration::from_micros(5) });
+        let left = vec![Left { remaining: 7, reset: Duration::from_micros(9) }];
+        assert_eq!(decision(&[0, 7, 9]), Some(Decision::Admitted(left.clone())));
+        assert_eq!(decision(&[5, 7, 9]), Some(Decision::Throttled { retry_after: Duration::from_micros(5), left }));
+        assert_eq!(decision(&[]), None);
         assert_eq!(entry(None), None);
     }
 }

@@ -12,8 +12,8 @@ use crate::services::{
     identifier::Identifier,
     keys::Keys,
     model::{
-        AuditEvent, Confirmation, OutboxEntry, OutboxState, ProfileChanges, Session, SessionId, Settlement, User,
-        UserId,
+        AuditEvent, Confirmation, Listed, LoginEvent, OutboxEntry, OutboxState, Place, ProfileChanges, Session,
+        SessionId, Settlement, User, UserId,
     },
 };
 use time::OffsetDateTime;
@@ -46,6 +46,7 @@ pub struct UserRow {
     updated_at: DbMoment,
     last_login_at: Option<DbMoment>,
     deleted_at: Option<DbMoment>,
+    password_changed_at: Option<DbMoment>,
 }
 
 impl UserRow {
@@ -78,6 +79,7 @@ impl UserRow {
             updated_at: DbMoment(user.updated_at),
             last_login_at: user.last_login_at.map(DbMoment),
             deleted_at: user.deleted_at.map(DbMoment),
+            password_changed_at: user.password_changed_at.map(DbMoment),
         }
     }
 
@@ -113,6 +115,7 @@ impl UserRow {
             updated_at: self.updated_at.0,
             last_login_at: self.last_login_at.map(|at| at.0),
             deleted_at: self.deleted_at.map(|at| at.0),
+            password_changed_at: self.password_changed_at.map(|at| at.0),
         })
     }
 }
@@ -186,6 +189,8 @@ pub struct SessionRow {
     browser: String,
     os: String,
     device: String,
+    country: String,
+    city: String,
 }
 
 impl From<&Session> for SessionRow {
@@ -205,6 +210,8 @@ impl From<&Session> for SessionRow {
             browser: session.browser.clone(),
             os: session.os.clone(),
             device: session.device.clone(),
+            country: session.place.country.clone(),
+            city: session.place.city.clone(),
         }
     }
 }
@@ -229,6 +236,7 @@ impl TryFrom<SessionRow> for Session {
             browser: row.browser,
             os: row.os,
             device: row.device,
+            place: Place { country: row.country, city: row.city },
         })
     }
 }
@@ -366,6 +374,9 @@ pub struct AuditRow {
     os: String,
     request_id: String,
     engine: &'static str,
+    device: String,
+    country: String,
+    city: String,
 }
 
 impl From<&AuditEvent> for AuditRow {
@@ -386,6 +397,74 @@ impl From<&AuditEvent> for AuditRow {
             os: client.os,
             request_id: event.caller.request_id.clone(),
             engine: event.caller.engine,
+            device: client.device,
+            country: event.place.country.clone(),
+            city: event.place.city.clone(),
         }
+    }
+}
+
+/// The part of table `audit_events` that a user is shown.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = audit_events, check_for_backend(Pg, Sqlite))]
+pub struct LoginEventRow {
+    id: DbId,
+    at: DbMoment,
+    action: String,
+    outcome: String,
+    reason: String,
+    session_id: Option<DbId>,
+    ip: String,
+    browser: String,
+    os: String,
+    device: String,
+    country: String,
+    city: String,
+}
+
+impl TryFrom<LoginEventRow> for LoginEvent {
+    type Error = Unavailable;
+
+    fn try_from(row: LoginEventRow) -> Result<Self, Unavailable> {
+        Ok(Self {
+            id: row.id.0,
+            at: row.at.0,
+            action: row.action,
+            outcome: row.outcome.parse().map_err(Unavailable::database)?,
+            reason: row.reason,
+            session_id: row.session_id.map(|id| SessionId(id.0)),
+            ip: row.ip,
+            browser: row.browser,
+            os: row.os,
+            device: row.device,
+            place: Place { country: row.country, city: row.city },
+        })
+    }
+}
+
+/// Rows and their count to a list.
+///
+/// # Errors
+/// An unknown word.
+pub fn listed<R, T>((count, rows): (i64, Vec<R>)) -> Result<Listed<T>, Unavailable>
+where
+    T: TryFrom<R, Error = Unavailable>,
+{
+    Ok(Listed { count, items: rows.into_iter().map(T::try_from).collect::<Result<_, _>>()? })
+}
+
+/// What a new password sets.
+#[derive(AsChangeset)]
+#[diesel(table_name = users)]
+pub struct NewPasswordRow {
+    password_hash: String,
+    password_changed_at: DbMoment,
+    updated_at: DbMoment,
+}
+
+impl NewPasswordRow {
+    /// At this time.
+    pub fn new(hash: &str, at: OffsetDateTime) -> Self {
+        Self { password_hash: hash.to_owned(), password_changed_at: DbMoment(at), updated_at: DbMoment(at) }
     }
 }

@@ -40,6 +40,7 @@ diesel::table! {
         deleted_at -> Nullable<Moment>,
         deleted_by -> Nullable<Id>,
         delete_reason -> Nullable<Text>,
+        password_changed_at -> Nullable<Moment>,
     }
 }
 
@@ -62,6 +63,8 @@ diesel::table! {
         browser -> Text,
         os -> Text,
         device -> Text,
+        country -> Text,
+        city -> Text,
     }
 }
 
@@ -104,6 +107,9 @@ diesel::table! {
         os -> Text,
         request_id -> Text,
         engine -> Text,
+        device -> Text,
+        country -> Text,
+        city -> Text,
     }
 }
 
@@ -116,6 +122,13 @@ diesel::table! {
         value -> Binary,
         count -> BigInt,
         expires_at -> Moment,
+    }
+}
+
+diesel::table! {
+    imported_hashes (scheme) {
+        scheme -> Text,
+        work -> BigInt,
     }
 }
 

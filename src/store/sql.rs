@@ -32,6 +32,17 @@ pub const CLAIM_POSTGRES: &str = "
                           ORDER BY available_at LIMIT $4 FOR UPDATE SKIP LOCKED))
     RETURNING id, channel, kind, payload, state, attempts, created_at, available_at, expires_at, last_error";
 
+/// Binds: scheme, work. Keeps the greatest.
+pub const NOTE_IMPORTED_HASH: &str = "
+    INSERT INTO imported_hashes (scheme, work) VALUES ($1, $2)
+    ON CONFLICT (scheme) DO UPDATE SET work = excluded.work WHERE imported_hashes.work < excluded.work";
+
+/// Once every imported hash is replaced, sign-ins need not make up for them any more. The condition is
+/// that of the index `users_with_imported_hash`.
+pub const FORGET_IMPORTED_HASHES: &str = "
+    DELETE FROM imported_hashes WHERE NOT EXISTS (
+        SELECT 1 FROM users WHERE password_hash IS NOT NULL AND password_hash NOT LIKE '$argon2id$%')";
+
 /// Row of [`INCREMENT`].
 #[derive(diesel::QueryableByName)]
 pub struct Count {

@@ -19,7 +19,7 @@ use crate::{
     },
     settings::{Settings, StoreUrl},
     store::{
-        redis::{self as commands, Breaker},
+        redis::{self as commands, Breaker, Tries},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -102,7 +102,7 @@ impl EphemeralStore {
 
 /// Runs `$table` with a database connection, or `$redis` with a Redis connection.
 macro_rules! at {
-    ($store:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
+    ($store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         ready(match &$store.place {
             Place::Table(database) => database.check_out().and_then(|mut connection| match &mut connection {
                 Connection::Sqlite(pooled) => {
@@ -116,21 +116,26 @@ macro_rules! at {
                     pooled.note(answer)
                 }
             }),
-            Place::Redis { pool, breaker } => on_redis(pool, breaker, |$server| $redis),
+            Place::Redis { pool, breaker } => on_redis(pool, breaker, $tries, |$server| $redis),
         })
     };
 }
 
-/// Runs a command. One that failed is not sent again: it may have been carried out.
+/// Runs a command, on another connection once more where that does no harm.
 fn on_redis<T>(
     pool: &Pool<Manager>,
     breaker: &Breaker,
+    tries: Tries,
     command: impl Fn(&mut redis::Connection) -> RedisResult<T>,
 ) -> Result<T, Unavailable> {
     if breaker.is_open() {
         return Err(Unavailable::store("not asked again yet"));
     }
-    let answer = pool.get().map(|mut pooled| command(&mut pooled.conn));
+    let attempt = || pool.get().map(|mut pooled| command(&mut pooled.conn));
+    let answer = match attempt() {
+        Ok(Err(error)) if tries == Tries::Two && error.is_io_error() && !error.is_timeout() => attempt(),
+        answer => answer,
+    };
     let is_away = match &answer {
         Ok(Err(error)) => error.is_io_error(),
         other => other.is_err(),
@@ -143,7 +148,7 @@ fn on_redis<T>(
 impl Ephemeral for EphemeralStore {
     fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Ready<Result<(), Unavailable>> {
         let until = DbMoment(system::now() + ttl);
-        at!(self,
+        at!(self, Tries::Two,
             conn => {
                 let fresh = || (entries::value.eq(value), entries::count.eq(0), entries::expires_at.eq(until));
                 diesel::insert_into(entries::table)
@@ -159,7 +164,7 @@ impl Ephemeral for EphemeralStore {
 
     fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Ready<Result<Option<Duration>, Unavailable>> {
         let now = system::now();
-        at!(self,
+        at!(self, Tries::One,
             conn => diesel::sql_query(sql::PUT_IF_ABSENT)
                 .bind::<diesel::sql_types::Text, _>(key)
                 .bind::<diesel::sql_types::Binary, _>(value)
@@ -178,7 +183,7 @@ impl Ephemeral for EphemeralStore {
 
     fn get(&self, key: &str) -> Ready<Result<Option<Entry>, Unavailable>> {
         let now = system::now();
-        at!(self,
+        at!(self, Tries::Two,
             conn => entries::table
                 .filter(entries::key.eq(key).and(entries::expires_at.gt(DbMoment(now))))
                 .select((entries::value, entries::expires_at))
@@ -190,7 +195,7 @@ impl Ephemeral for EphemeralStore {
 
     fn remove_if_equal(&self, key: &str, value: &[u8]) -> Ready<Result<bool, Unavailable>> {
         let now = DbMoment(system::now());
-        at!(self,
+        at!(self, Tries::One,
             conn => diesel::delete(entries::table)
                 .filter(entries::key.eq(key).and(entries::value.eq(value)).and(entries::expires_at.gt(now)))
                 .execute(conn)
@@ -199,14 +204,14 @@ impl Ephemeral for EphemeralStore {
     }
 
     fn remove(&self, key: &str) -> Ready<Result<(), Unavailable>> {
-        at!(self,
+        at!(self, Tries::Two,
             conn => diesel::delete(entries::table.find(key)).execute(conn).map(drop),
             server => commands::remove(key).query(server))
     }
 
     fn increment(&self, key: &str, ttl: Duration) -> Ready<Result<i64, Unavailable>> {
         let now = system::now();
-        at!(self,
+        at!(self, Tries::One,
             conn => diesel::sql_query(sql::INCREMENT)
                 .bind::<diesel::sql_types::Text, _>(key)
                 .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
@@ -221,14 +226,16 @@ impl Ephemeral for EphemeralStore {
         let decision = match &self.place {
             Place::Table(_) => None,
             Place::Redis { pool, breaker } => {
-                on_redis(pool, breaker, |server| commands::admit(rules).invoke(server)).ok().map(commands::decision)
+                let answer: Option<Vec<u64>> =
+                    on_redis(pool, breaker, Tries::One, |server| commands::admit(rules).invoke(server)).ok();
+                answer.as_deref().and_then(commands::decision)
             }
         };
         ready(decision.unwrap_or_else(|| self.limiter.admit(rules, system::now())))
     }
 
     fn ping(&self) -> Ready<Result<(), Unavailable>> {
-        at!(self,
+        at!(self, Tries::Two,
             conn => diesel::sql_query("SELECT 1").execute(conn).map(drop),
             server => redis::cmd("PING").query(server))
     }

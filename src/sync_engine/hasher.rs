@@ -8,7 +8,8 @@ use std::{
 use crate::{
     services::{
         error::Overloaded,
-        passwords::{self, Arena, HashAs, HashParams, Password, Verified},
+        imported_hashes::{Cost, Profile},
+        passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
         policy::PasswordPolicy,
     },
     settings::Settings,
@@ -76,10 +77,20 @@ impl Hasher {
         password: &Password,
         personal: &[String],
         policy: &PasswordPolicy,
-    ) -> Result<bool, Overloaded> {
+    ) -> Result<Guessable, Overloaded> {
         let _slot = self.gate.enter()?;
         let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
         Ok(passwords::is_guessable(password, &personal, policy))
+    }
+
+    /// Does the work that a failed sign-in lacks beside others.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub fn make_up(&self, password: &Password, profile: &Profile, done: Option<Cost>) -> Result<(), Overloaded> {
+        let _slot = self.gate.enter()?;
+        profile.make_up(done, password);
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Version 1: one thread per request, and every call waits for its answer.
 
+mod breaches;
 mod database;
 mod ephemeral;
 mod extract;
@@ -13,6 +14,7 @@ pub mod server;
 mod sms;
 mod store;
 
+pub use breaches::BreachList;
 pub use database::Database;
 pub use ephemeral::EphemeralStore;
 pub use hasher::Hasher;

@@ -2,17 +2,23 @@
 
 use std::{
     future::{Ready, ready},
+    net::IpAddr,
     sync::Arc,
 };
 
 use time::OffsetDateTime;
 
-use super::{database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store};
+use super::{
+    breaches::BreachList, database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store,
+};
 use crate::{
+    places::Places,
     services::{
         error::{Overloaded, Unavailable},
+        imported_hashes::{Cost, Profile},
         keys::Keys,
-        passwords::{HashAs, Password, Verified},
+        model::Place,
+        passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
         ports::Ports,
         run::run,
@@ -33,6 +39,10 @@ pub struct BlockingPorts {
     pub policy: Arc<Policy>,
     /// Derived from the master secret.
     pub keys: Arc<Keys>,
+    /// Where addresses are, when there is a database of it.
+    pub places: Option<Arc<Places>>,
+    /// Whom to ask for breached passwords, when anybody.
+    pub breaches: Option<Arc<BreachList>>,
     /// Tells the pump that a letter waits.
     pub wake: Arc<Wake>,
 }
@@ -63,6 +73,10 @@ impl Ports for BlockingPorts {
 
     fn random<const N: usize>(&self) -> [u8; N] {
         system::random()
+    }
+
+    fn place(&self, ip: IpAddr) -> Place {
+        self.places.as_deref().map(|places| places.of(ip)).unwrap_or_default()
     }
 
     fn ephemeral(&self) -> &EphemeralStore {
@@ -108,7 +122,18 @@ impl Ports for BlockingPorts {
         ready(self.hasher.verify(&password, hash.as_deref(), other.as_deref()))
     }
 
-    fn is_guessable(&self, password: Password, personal: Vec<String>) -> Ready<Result<bool, Overloaded>> {
+    fn is_guessable(&self, password: Password, personal: Vec<String>) -> Ready<Result<Guessable, Overloaded>> {
         ready(self.hasher.is_guessable(&password, &personal, &self.policy.passwords))
+    }
+
+    fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Ready<Result<(), Overloaded>> {
+        ready(self.hasher.make_up(&password, &profile, done))
+    }
+
+    fn breaches(&self, prefix: &str) -> Ready<Result<String, Unavailable>> {
+        ready(match self.breaches.as_deref() {
+            Some(list) => list.range(prefix),
+            None => Ok(String::new()),
+        })
     }
 }

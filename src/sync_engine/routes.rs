@@ -16,7 +16,7 @@ use super::{
     server::{self, BodyError, Limits, Server},
 };
 use crate::{
-    api::{Edge, Matched, Reply, Success, call::BODY_BYTES, framing, log},
+    api::{Edge, Handled, Matched, Reply, call::BODY_BYTES, framing, log},
     services::problem::Problem,
     settings::Settings,
 };
@@ -52,8 +52,9 @@ fn answer(ports: &BlockingPorts, edge: &Edge, request: &Request, body: Result<()
     let span = log::span(&call, &matched);
     let _entered = span.enter();
     let reply = match matched {
-        Ok(Matched::Operation { operation, is_legacy }) => {
-            Reply::new(edge, &call, is_legacy, caught(|| handlers::handle(ports, edge, &call, operation)))
+        Ok(Matched::Operation { operation, is_legacy, parameters }) => {
+            let handled = caught(|| handlers::handle(ports, edge, &call, operation, &parameters));
+            Reply::new(edge, &call, is_legacy, handled)
         }
         Ok(Matched::Options) => Reply::options(edge, &call),
         Err(problem) => Reply::problem(edge, &call, &problem),
@@ -63,17 +64,19 @@ fn answer(ports: &BlockingPorts, edge: &Edge, request: &Request, body: Result<()
 }
 
 // A panic is a defect; its connection to the database is closed, which undoes what it had begun.
-fn caught(handle: impl FnOnce() -> Result<Success, Problem>) -> Result<Success, Problem> {
-    catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|_panic| Err(Problem::server_error()))
+fn caught(handle: impl FnOnce() -> Handled) -> Handled {
+    let handled = catch_unwind(AssertUnwindSafe(handle));
+    handled.unwrap_or_else(|_panic| Handled::new(None, Err(Problem::server_error())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Success;
 
     #[test]
     fn a_panic_is_a_server_error() {
-        assert_eq!(caught(|| panic!("on purpose")).err().unwrap().code, "server_error");
-        assert!(caught(|| Ok(Success::live())).is_ok());
+        assert_eq!(caught(|| panic!("on purpose")).outcome.err().unwrap().code, "server_error");
+        assert!(caught(|| Handled::new(None, Ok(Success::live()))).outcome.is_ok());
     }
 }

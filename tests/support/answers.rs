@@ -43,7 +43,7 @@ impl Replacements {
                 // Its value follows from a body whose tokens and addresses have other lengths elsewhere.
                 "content-length" => "<length>".to_owned(),
                 "x-request-id" if !is_given(request, value) => request_id(value),
-                "retry-after" => seconds(value),
+                "retry-after" | "ratelimit-reset" => seconds(value),
                 "set-cookie" => self.cookie(value),
                 _ => self.apply(value),
             };
@@ -66,6 +66,7 @@ impl Replacements {
         let mut parts = cookie.split("; ");
         let pair = parts.next().unwrap_or_default();
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = if name.ends_with("_device") && !value.is_empty() { "<device>" } else { value };
         let mut attributes: Vec<String> = parts
             .map(|part| match part.split_once('=') {
                 Some((name, _)) if name.eq_ignore_ascii_case("expires") => "Expires=<date>".to_owned(),

@@ -344,6 +344,7 @@ fn run_with(environment: &[(String, String)], directory: &Path, arguments: &[&st
 /// Cheap hashes and no limits, so that a test meets a limit only when it asks for one.
 fn weak_and_unlimited() -> Vec<(String, String)> {
     [
+        ("BIFRONS_STUFFING__RATE", "off"),
         ("BIFRONS_LIMITS__BURST", "off"),
         ("BIFRONS_LIMITS__SUSTAINED", "off"),
         ("BIFRONS_LIMITS__GENERAL", "off"),

@@ -1,5 +1,6 @@
 -- The sliding window of services/limits.rs: KEYS are rules, ARGV their window (µs) and limit.
--- Returns 0 after counting the request against every rule, else the µs to wait.
+-- Returns 0 after counting the request against every rule, else the µs to wait; then for each rule how
+-- much remains, and the µs until its window ends.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local longest = 0
@@ -30,11 +31,21 @@ for n, key in ipairs(KEYS) do
     wait = share(previous, limit - 1 - current) * per - elapsed
   end
   if wait > longest then longest = wait end
-  counted[n] = { key, index, current + 1, previous, per }
+  counted[n] = { key, index, current, previous, per, limit, elapsed }
 end
-if longest > 0 then return math.ceil(longest) end
+local answer = { math.ceil(longest) }
+local function add_left(c, current)
+  local remaining = math.floor(c[6] - current - c[4] * (1 - c[7] / c[5]))
+  answer[#answer + 1] = math.max(remaining, 0)
+  answer[#answer + 1] = math.ceil(c[5] - c[7])
+end
+if longest > 0 then
+  for _, c in ipairs(counted) do add_left(c, c[3]) end
+  return answer
+end
 for _, c in ipairs(counted) do
-  redis.call('HSET', c[1], 'index', string.format('%.0f', c[2]), 'current', c[3], 'previous', c[4])
+  redis.call('HSET', c[1], 'index', string.format('%.0f', c[2]), 'current', c[3] + 1, 'previous', c[4])
   redis.call('PEXPIRE', c[1], math.ceil(2 * c[5] / 1000))
+  add_left(c, c[3] + 1)
 end
-return 0
+return answer
