@@ -198,7 +198,7 @@ struct Found {
 
 impl Found {
     fn take(&mut self, name: &str, value: &str) {
-        let value = value.trim();
+        let value = value.trim_matches([' ', '\t']);
         match name.to_ascii_lowercase().as_str() {
             "x-request-id" => self.request_id = Some(value.to_owned()),
             "user-agent" => self.user_agent = Some(value.to_owned()),
@@ -221,7 +221,9 @@ fn is_request_id(id: &str) -> bool {
 // RFC 6750 §2.1; the scheme's case does not matter.
 fn bearer(authorization: &str) -> Option<String> {
     let (scheme, token) = authorization.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim().to_owned())
+    // Other white space is part of the token, and makes it none.
+    let token = token.trim_matches([' ', '\t']);
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
 fn cookie_value(line: &str, wanted: &str) -> Option<String> {

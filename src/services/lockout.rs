@@ -77,7 +77,7 @@ pub const fn judge(failures: i64, limit: i64) -> Verdict {
 /// # Errors
 /// The store is away.
 pub async fn locked_for<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
-    Ok(ports.ephemeral().get(&subject.key("lock")).await?.map(|lock| lock.expires_in))
+    Ok(ports.ephemeral().get(&subject.key("lock")).await?.map(|lock| lock.expires_in.min(ports.policy().lockout.duration)))
 }
 
 /// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is
@@ -98,7 +98,7 @@ pub async fn count_failure<P: Ports>(ports: &P, subject: &Subject) -> Result<Opt
     if left.is_none() {
         note_locked_device(ports, subject).await?;
     }
-    Ok((verdict == Verdict::TooLate).then_some(left.unwrap_or(policy.duration)))
+    Ok((verdict == Verdict::TooLate).then_some(left.map_or(policy.duration, |left| left.min(policy.duration))))
 }
 
 // For `lift`, which could not name the devices otherwise.

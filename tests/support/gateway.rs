@@ -89,6 +89,17 @@ impl Gateway {
         Self::start_in(options, environment)
     }
 
+    /// A gateway that somebody else runs: known are its addresses and the directories to which its messages go.
+    pub fn elsewhere(v1: SocketAddr, v2: SocketAddr, mail: &Path, sms: &Path) -> Self {
+        let directory = fresh_directory("elsewhere");
+        for (name, place) in [("mail", mail), ("sms", sms)] {
+            std::os::unix::fs::symlink(place, directory.join(name)).expect("a link to a directory of messages");
+        }
+        let environment = vec![("BIFRONS_DATA_DIR".to_owned(), directory.display().to_string())];
+        let (backend, prefix) = (Backend::default(), Vec::new());
+        Self { v1, v2, backend, environment, prefix, directory, process: None }
+    }
+
     /// Another instance on the same database, store and keys; embedded, on the same files.
     pub fn twin(&self, env: &[(&str, &str)]) -> Self {
         let mut environment = self.environment.clone();

@@ -20,7 +20,7 @@ pub use postgres::Postgres;
 pub use processes::{Process, Program, eventually, fresh_directory, pause, random_bytes};
 pub use redis::Redis;
 pub use tokens::{Claims, claims_of, signed};
-pub use worlds::{Account, Engine, Side, Story, for_each_backend, for_each_world, gateway_for, unique};
+pub use worlds::{Account, Engine, Side, Story, compare_in, for_each_backend, for_each_world, gateway_for, unique};
 
 /// The password of every account that a story makes for itself.
 pub const PASSWORD: &str = "violet-anchor-72-meadow";

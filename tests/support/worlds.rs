@@ -82,13 +82,18 @@ pub fn unique() -> u32 {
 
 /// Tells the story in all four worlds and compares the answers.
 pub fn for_each_world(story: Story, tell: impl Fn(&mut Side<'_>)) {
+    let backends = [Backend::Embedded, Backend::PostgresRedis];
+    compare_in(backends.map(|backend| (format!("{backend:?}"), gateway_for(story, backend))), tell);
+}
+
+/// Tells the story on both engines of each of these gateways, which have names, and compares the answers.
+pub fn compare_in<'a>(gateways: impl IntoIterator<Item = (String, &'a Gateway)>, tell: impl Fn(&mut Side<'_>)) {
     let mut first: Option<(String, Vec<Exchange>)> = None;
-    for backend in [Backend::Embedded, Backend::PostgresRedis] {
-        let gateway = gateway_for(story, backend);
+    for (name, gateway) in gateways {
         for engine in Engine::BOTH {
             let mut side = Side::new(gateway, engine);
             // Captured output of a failed test then says where it was.
-            let place = format!("{} on {backend:?}", engine.name());
+            let place = format!("{} on {name}", engine.name());
             let guard = Place(&place);
             tell(&mut side);
             std::mem::forget(guard);
