@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::{
     error::Unavailable,
+    imported_hashes::Profile,
     letters::Message,
     model::{OutboxEntry, Settlement},
     policy::OutboxPolicy,
-    ports::{Before, Outbox as _, Ports},
+    ports::{Before, Outbox as _, Ports, Users as _},
     registration::REGISTRATION_TTL,
 };
 
@@ -97,7 +98,16 @@ pub async fn purge<P: Ports>(ports: &P) -> Result<usize, Unavailable> {
         audit: now - policy.audit_retention,
         unverified: now - REGISTRATION_TTL,
     };
-    ports.store().await?.purge(now, &before).await
+    let mut store = ports.store().await?;
+    let purged = store.purge(now, &before).await?;
+    let left_out = Profile::of_rows(store.imported_hashes().await?).left_out();
+    if left_out > 0 {
+        tracing::warn!(
+            left_out,
+            "imported hashes of too many scrypt or Argon2 parameter sets: time tells whose sign-in failed with the lightest"
+        );
+    }
+    Ok(purged)
 }
 
 #[cfg(test)]

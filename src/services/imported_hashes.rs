@@ -386,6 +386,14 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Of what table `imported_hashes` says.
+    pub fn of_rows(rows: Vec<(String, i64)>) -> Self {
+        let cost = |(scheme, work): (String, i64)| {
+            Some(Cost { scheme: scheme.parse().ok()?, work: u64::try_from(work).ok()? })
+        };
+        rows.into_iter().filter_map(cost).collect()
+    }
+
     /// Whether there is nothing to make up.
     pub fn is_empty(&self) -> bool {
         self.greatest.is_empty()

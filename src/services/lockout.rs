@@ -77,7 +77,11 @@ pub const fn judge(failures: i64, limit: i64) -> Verdict {
 /// # Errors
 /// The store is away.
 pub async fn locked_for<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
-    Ok(ports.ephemeral().get(&subject.key("lock")).await?.map(|lock| lock.expires_in.min(ports.policy().lockout.duration)))
+    Ok(ports
+        .ephemeral()
+        .get(&subject.key("lock"))
+        .await?
+        .map(|lock| lock.expires_in.min(ports.policy().lockout.duration)))
 }
 
 /// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is

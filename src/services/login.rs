@@ -128,6 +128,11 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     if is_wrong || locked.is_some() || verified == Verified::Other {
         make_up(ports, &password, done).await?;
     }
+    if locked.is_some() && verified == Verified::Outdated && done.is_some() {
+        // A right one for an imported hash has not cost today's hash, as a wrong one has.
+        let nobodys = HashAs::Like(String::new());
+        let _ = ports.hash_password(password.clone(), nobodys).await?;
+    }
 
     if let Some(wait) = locked {
         return refuse("locked", LoginError::Locked(wait)).await;
@@ -192,9 +197,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
 // tell whose hash is an imported one. `done` is what this one's own has cost.
 async fn make_up<P: Ports>(ports: &P, password: &Password, done: Option<Cost>) -> Result<(), LoginError> {
     let rows = ports.store().await?.imported_hashes().await?;
-    let cost =
-        |(scheme, work): (String, i64)| Some(Cost { scheme: scheme.parse().ok()?, work: u64::try_from(work).ok()? });
-    let profile: Profile = rows.into_iter().filter_map(cost).collect();
+    let profile = Profile::of_rows(rows);
     if profile.is_empty() {
         return Ok(());
     }
