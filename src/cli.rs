@@ -9,9 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::admin::{self, NewUser, OutboxLine, Retry};
-use crate::serve;
 use crate::settings::{self, Secret, Settings, Sources};
 use crate::store::migrations::{self, MigrationProgress};
+use crate::{parts, serve};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -64,6 +64,7 @@ const KEYS_HELP: &str = "\
 Examples:
   (umask 077; bifrons keys generate > master.key)
   BIFRONS_SECRETS__MASTER_FILE=master.key bifrons serve
+  (umask 077; bifrons keys generate --kind signing --algorithm EdDSA > signing.pem)
 
 Only the key goes to standard output; how to use it goes to standard error.";
 
@@ -181,12 +182,15 @@ impl Role {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Print 32 fresh random bytes as base64url.
+    /// Print a fresh key: 32 random bytes as base64url, or an Ed25519 private key as PEM.
     #[command(after_help = KEYS_HELP)]
     Generate {
         /// What the key is for
         #[arg(long, value_enum, default_value_t = KeyKind::Master)]
         kind: KeyKind,
+        /// How a signing key signs, as tokens.algorithm says [default: HS256]
+        #[arg(long, value_enum, ignore_case = true)]
+        algorithm: Option<KeyAlgorithm>,
     },
 }
 
@@ -196,6 +200,16 @@ enum KeyKind {
     Master,
     /// The key that signs tokens, when it is shared with other services
     Signing,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KeyAlgorithm {
+    /// A secret that is shared with whoever verifies
+    #[value(name = "HS256")]
+    Hs256,
+    /// An Ed25519 private key as PEM; the gateway publishes the public key
+    #[value(name = "EdDSA")]
+    EdDsa,
 }
 
 #[derive(Debug, Subcommand)]
@@ -273,7 +287,7 @@ fn run(command: Command) -> Outcome {
             let was_locked = admin::unlock(&load(sources)?, &identifier)?;
             print(if was_locked { "unlocked\n" } else { "it was not locked\n" })
         }
-        Command::Keys(KeysCommand::Generate { kind }) => generate_key(kind),
+        Command::Keys(KeysCommand::Generate { kind, algorithm }) => generate_key(kind, algorithm),
         Command::Outbox(OutboxCommand::List { state, limit, sources }) => {
             let lines = admin::outbox_list(&load(sources)?, state.map(LetterState::name), limit)?;
             print(&table(&lines))
@@ -319,9 +333,11 @@ fn check(settings: &Settings) -> Outcome {
     // A check reads key files but creates none.
     let generated = settings.data_dir.join("master.key");
     if !settings.is_embedded() || settings.has_configured_master() || generated.exists() {
-        settings::load_master_secret(settings)?;
+        parts::keys(settings)?;
+    } else {
+        settings::load_configured_signing_key(settings)?;
+        settings::load_verification_keys(settings, None)?;
     }
-    settings::load_signing_key(settings)?;
     print("the configuration is valid\n")
 }
 
@@ -371,19 +387,28 @@ fn read_password(is_hash: bool) -> Result<Secret, Box<dyn Error + Send + Sync>> 
     Ok(password)
 }
 
-fn generate_key(kind: KeyKind) -> Outcome {
-    let key = settings::fresh_key()?;
+fn generate_key(kind: KeyKind, algorithm: Option<KeyAlgorithm>) -> Outcome {
+    let key = match (kind, algorithm) {
+        (KeyKind::Master, Some(_)) => return Err("--algorithm is of --kind signing".into()),
+        (KeyKind::Signing, Some(KeyAlgorithm::EdDsa)) => settings::fresh_ed25519_key()?,
+        _ => settings::fresh_key()?,
+    };
     let mut stdout = io::stdout().lock();
-    stdout.write_all(key.as_bytes())?;
+    stdout.write_all(key.trim_end().as_bytes())?;
     stdout.write_all(b"\n")?;
     stdout.flush()?;
-    let usage = match kind {
-        KeyKind::Master => {
+    let usage = match (kind, algorithm) {
+        (KeyKind::Master, _) => {
             "Give it as secrets.master (BIFRONS_SECRETS__MASTER), or write it into a file of mode 0600 and name that\n\
              as secrets.master_file (BIFRONS_SECRETS__MASTER_FILE). Every instance needs the same one. Keep a copy:\n\
              without it, stored addresses and numbers cannot be read."
         }
-        KeyKind::Signing => {
+        (KeyKind::Signing, Some(KeyAlgorithm::EdDsa)) => {
+            "Write it into a file of mode 0600, name that as tokens.signing_key_file\n\
+             (BIFRONS_TOKENS__SIGNING_KEY_FILE), and set tokens.algorithm = \"EdDSA\". Services that verify tokens\n\
+             read the public key from /.well-known/jwks.json. To keep sessions, see tokens.verification_keys."
+        }
+        (KeyKind::Signing, _) => {
             "Give it as tokens.signing_key (BIFRONS_TOKENS__SIGNING_KEY), or write it into a file of mode 0600 and name\n\
              that as tokens.signing_key_file (BIFRONS_TOKENS__SIGNING_KEY_FILE). The text itself is the HS256 key:\n\
              give the same text to services that verify tokens, such as SimpleJWT's SIGNING_KEY."
@@ -478,6 +503,8 @@ mod tests {
             "user unlock ada@example.com --set data_dir=x",
             "keys generate",
             "keys generate --kind signing",
+            "keys generate --kind signing --algorithm EdDSA",
+            "keys generate --kind signing --algorithm hs256",
             "outbox list",
             "outbox list --state dead --limit 5",
             "outbox retry one two",
@@ -501,9 +528,16 @@ mod tests {
             "outbox list --limit 0",
             "outbox list --state lost",
             "keys generate --kind other",
+            "keys generate --kind signing --algorithm RS256",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_master_secret_has_no_algorithm() {
+        let error = generate_key(KeyKind::Master, Some(KeyAlgorithm::EdDsa)).unwrap_err().to_string();
+        assert!(error.contains("--kind signing"), "{error}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
             SessionPolicy, StuffingPolicy, TokenPolicy,
         },
     },
-    settings::{OnFailure, Rate, Settings, load_master_secret, load_signing_key},
+    settings::{OnFailure, Rate, Settings, load_master_secret, load_signing_key, load_verification_keys},
 };
 
 /// The operator's decisions, as services need them.
@@ -116,10 +116,34 @@ pub fn places(settings: &Settings) -> Result<Option<Arc<Places>>, Box<dyn Error 
 /// The keys, from the configured or generated master secret.
 ///
 /// # Errors
-/// The secret cannot be read.
+/// A secret cannot be read, or two keys have the same id.
 pub fn keys(settings: &Settings) -> Result<Keys, Box<dyn Error + Send + Sync>> {
     let master = load_master_secret(settings)?;
-    let signing = load_signing_key(settings)?;
-    let signing = signing.as_ref().map(|key| key.as_slice());
-    Ok(Keys::derive(master.expose(), signing, settings.tokens.key_id.as_deref()))
+    let signing = load_signing_key(settings, &master)?;
+    let mut keys = Keys::derive(master.expose(), Some(signing), settings.tokens.key_id.as_deref());
+    for further in load_verification_keys(settings, Some(&master))? {
+        keys.accept(&further.key, further.id.as_deref())
+            .map_err(|error| format!("`tokens.verification_keys`: {error}"))?;
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signing_key_is_no_further_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = format!("data_dir={}", directory.path().display());
+        for algorithm in ["HS256", "EdDSA"] {
+            let algorithm = format!("tokens.algorithm={algorithm}");
+            let with = |further: &str| {
+                keys(&Settings::from_overrides(&[&data_dir, &algorithm, "tokens.key_id=k1", further]).unwrap())
+            };
+            assert!(with("tokens.verification_keys=derived").is_ok(), "a change of tokens.key_id alone");
+            let error = with("tokens.verification_keys=k1=derived").err().unwrap().to_string();
+            assert!(error.contains("tokens.verification_keys") && error.contains("\"k1\""), "{error}");
+        }
+    }
 }

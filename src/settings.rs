@@ -3,6 +3,7 @@
 
 mod layers;
 mod master;
+mod pem;
 mod secret;
 mod span;
 mod urls;
@@ -21,8 +22,13 @@ use phonenumber::country;
 use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
+use crate::services::keys::Algorithm;
+
 pub use layers::{DEFAULTS, Sources};
-pub use master::{MasterSecret, fresh_key, load_master_secret, load_signing_key};
+pub use master::{
+    FurtherKey, MasterSecret, fresh_ed25519_key, fresh_key, load_configured_signing_key, load_master_secret,
+    load_signing_key, load_verification_keys,
+};
 pub use secret::{MASK, Secret};
 pub use span::{Rate, Span};
 pub use urls::{DatabaseUrl, MailUrl, PostgresTls, Security, SmsUrl, StoreUrl};
@@ -502,6 +508,8 @@ pub struct Tokens {
     pub issuer: String,
     /// The `aud` claim.
     pub audience: String,
+    /// How they are signed.
+    pub algorithm: Algorithm,
     /// The signing key as text; read it with [`load_signing_key`].
     #[serde(deserialize_with = "optional")]
     pub signing_key: Option<Secret>,
@@ -511,6 +519,18 @@ pub struct Tokens {
     /// The `kid` header, `None` when it is to be derived from the key.
     #[serde(deserialize_with = "optional")]
     pub key_id: Option<String>,
+    /// Further keys that verify; read them with [`load_verification_keys`].
+    #[serde(deserialize_with = "named_keys")]
+    pub verification_keys: Vec<NamedKey>,
+}
+
+/// Where a key that verifies tokens is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedKey {
+    /// The `kid` of its tokens, `None` when it is to be derived from the key.
+    pub id: Option<String>,
+    /// The file that holds it, `None` for the key that derives from the master secret.
+    pub file: Option<PathBuf>,
 }
 
 /// Registration.
@@ -817,6 +837,21 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
         .collect()
 }
 
+fn named_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NamedKey>, D::Error> {
+    let parse = |text: &String| {
+        let (id, file) = text.split_once('=').map_or((None, text.as_str()), |(id, file)| (Some(id), file));
+        let file = file.trim();
+        if file.is_empty() || id.is_some_and(|id| id.trim().is_empty()) {
+            return Err(de::Error::custom(format!(
+                "found {text:?}, but FILE, ID=FILE, derived or ID=derived is needed"
+            )));
+        }
+        let file = (file != "derived").then(|| PathBuf::from(file));
+        Ok(NamedKey { id: id.map(|id| id.trim().to_owned()), file })
+    };
+    Vec::<String>::deserialize(deserializer)?.iter().map(parse).collect()
+}
+
 /// Reads a text, the empty one being none.
 fn optional<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -921,6 +956,17 @@ mod tests {
     }
 
     #[test]
+    fn verification_keys_have_a_file_and_may_have_an_id() {
+        let settings =
+            Settings::from_overrides(&["tokens.verification_keys=/run/a.pem, k1=/run/b=c.pem, derived, k2=derived"]);
+        let keys = settings.unwrap().tokens.verification_keys;
+        let shown: Vec<_> =
+            keys.iter().map(|key| (key.id.as_deref(), key.file.as_deref().and_then(Path::to_str))).collect();
+        let files = [Some("/run/a.pem"), Some("/run/b=c.pem"), None, None];
+        assert_eq!(shown, [None, Some("k1"), None, Some("k2")].into_iter().zip(files).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn unknown_keys_are_named_with_their_source_and_the_nearest_key() {
         let (_dir, sources) = file("[tokens]\nacess_ttl = \"5m\"\n");
         let error = refusal(&sources);
@@ -960,6 +1006,9 @@ mod tests {
             ("mail.from=nobody", "\"Name <address>\""),
             ("trusted_proxies=10.0.0.0/40", "a network such as"),
             ("trusted_proxies=[1", "TOML array"),
+            ("tokens.algorithm=RS256", "found \"RS256\", but one of HS256, EdDSA is needed"),
+            ("tokens.verification_keys==x", "ID=FILE"),
+            ("tokens.verification_keys=k1=", "ID=FILE"),
             ("cors.origins=[1]", "found 1, but a text in quotes is needed"),
             ("public_url=nowhere", "a URL such as"),
             ("public_url", "KEY=VALUE"),

@@ -79,8 +79,9 @@ impl Peer {
         })
     }
 
-    fn django() -> Self {
-        let environment = [("SIGNING_KEY", KEY), ("ISSUER", "bifrons"), ("AUDIENCE", "bifrons")];
+    /// Trusts the shared key, or what the further variables say.
+    fn django(further: &[(&str, &str)]) -> Self {
+        let environment = [&[("SIGNING_KEY", KEY), ("ISSUER", "bifrons"), ("AUDIENCE", "bifrons")], further].concat();
         Self::start("django_simplejwt.py", &environment, |port, _| vec![port.to_string()])
     }
 
@@ -325,24 +326,39 @@ fn no_mail_goes_to_a_server_whose_certificate_is_not_trusted() {
     }
 }
 
+/// What PyJWT verifies a token with.
+#[derive(Clone, Copy)]
+enum Verifier<'a> {
+    Secret(&'a str),
+    JwkSet { address: &'a str },
+}
+
+/// Header and claims of a token as PyJWT reads them, or its refusal.
+fn read_by_pyjwt(token: &str, verifier: Verifier<'_>) -> Result<Value, String> {
+    let (name, secret, address) = match verifier {
+        Verifier::Secret(secret) => ("read_token.py", secret, None),
+        Verifier::JwkSet { address } => ("read_token_by_jwks.py", "", Some(address)),
+    };
+    let mut child = Command::new(python())
+        .args([script(name), "bifrons".to_owned(), "bifrons".to_owned()])
+        .args(address)
+        .env("JWT_KEY", secret)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    serde_json::from_slice::<Value>(&output.stdout).map_err(|_error| errors)
+}
+
 #[test]
 fn pyjwt_reads_the_tokens_of_both_engines_with_the_shared_key() {
     let server = Peer::smtp(&[]);
     let gateway = Gateway::start(options(Backend::Embedded, &server.url()));
-    let read = |token: &str, key: &str| {
-        let mut child = Command::new(python())
-            .args([script("read_token.py"), "bifrons".to_owned(), "bifrons".to_owned()])
-            .env("JWT_KEY", key)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        serde_json::from_slice::<Value>(&output.stdout).map_err(|_error| errors)
-    };
+    let read = |token: &str, key: &str| read_by_pyjwt(token, Verifier::Secret(key));
     for engine in Engine::BOTH {
         let address = new_address("jwt");
         let challenge = register(&gateway, engine, &address);
@@ -368,7 +384,7 @@ fn pyjwt_reads_the_tokens_of_both_engines_with_the_shared_key() {
 #[test]
 fn a_django_service_with_the_shared_key_accepts_access_tokens_and_nothing_else() {
     let server = Peer::smtp(&[]);
-    let django = Peer::django();
+    let django = Peer::django(&[]);
     let gateway = Gateway::start(options(Backend::Embedded, &server.url()));
     let ask = |path: &str, token: &str| Client::new(django.address()).send(&Request::get(path).bearer(token));
     for engine in Engine::BOTH {
@@ -391,6 +407,137 @@ fn a_django_service_with_the_shared_key_accepts_access_tokens_and_nothing_else()
                 let refused = ask(path, &token);
                 assert_eq!((refused.status, refused.code().as_str()), (401, "token_not_valid"), "{}", refused.shown());
             }
+        }
+    }
+}
+
+/// A fresh Ed25519 key of the gateway's own making.
+fn signing_key(directory: &Path, name: &str) -> String {
+    let made = run_alone(&[], &["keys", "generate", "--kind", "signing", "--algorithm", "EdDSA"], "");
+    assert!(made.status.success(), "{}", made.errors);
+    let path = directory.join(name);
+    fs::write(&path, made.output).unwrap();
+    path.display().to_string()
+}
+
+fn signed_with_eddsa(options: Options, key_file: &str) -> Options {
+    options
+        .with("BIFRONS_TOKENS__SIGNING_KEY", "")
+        .with("BIFRONS_TOKENS__SIGNING_KEY_FILE", key_file)
+        .with("BIFRONS_TOKENS__ALGORITHM", "EdDSA")
+}
+
+fn jwks_address(gateway: &Gateway, engine: Engine) -> String {
+    format!("http://{}/.well-known/jwks.json", engine.address(gateway))
+}
+
+fn published(gateway: &Gateway, engine: Engine) -> Vec<Value> {
+    let answer = Client::new(engine.address(gateway)).send(&Request::get("/.well-known/jwks.json"));
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/jwk-set+json")));
+    assert!(answer.header("cache-control").is_some_and(|value| value.contains("max-age=300")), "{}", answer.shown());
+    answer.at("keys").as_array().unwrap().clone()
+}
+
+#[test]
+fn pyjwt_reads_eddsa_tokens_of_both_engines_by_the_keys_that_each_publishes() {
+    let server = Peer::smtp(&[]);
+    let directory = fresh_directory("eddsa");
+    let [first, second] = ["first.pem", "second.pem"].map(|name| signing_key(&directory, name));
+    let mut gateway = Gateway::start(signed_with_eddsa(options(Backend::Embedded, &server.url()), &first));
+    let read = |gateway: &Gateway, token: &str, publisher: Engine| {
+        let address = jwks_address(gateway, publisher);
+        read_by_pyjwt(token, Verifier::JwkSet { address: &address })
+    };
+    let me = |gateway: &Gateway, engine: Engine, token: &str| {
+        let path = format!("/api/{}/auth/me/", engine.name());
+        Client::new(engine.address(gateway)).send(&Request::get(&path).bearer(token)).status
+    };
+    let accounts = Engine::BOTH.map(|engine| {
+        let address = new_address("eddsa");
+        let challenge = register(&gateway, engine, &address);
+        (address.clone(), verify(&gateway, engine, &challenge, &code(&server.wait_for_mail(&address, 1))))
+    });
+    let tokens: Vec<_> =
+        accounts.iter().flat_map(|(_, account)| [account.text("data.access"), account.text("data.refresh")]).collect();
+    for publisher in Engine::BOTH {
+        let keys = published(&gateway, publisher);
+        assert_eq!(keys.len(), 1);
+        for token in &tokens {
+            let read = read(&gateway, token, publisher).unwrap_or_else(|errors| panic!("{errors}"));
+            let expected = json!({ "typ": "JWT", "alg": "EdDSA", "kid": keys[0]["kid"] });
+            assert_eq!(read["header"], expected);
+            let (unsigned, signature) = token.rsplit_once('.').unwrap();
+            let turned: String = signature.chars().rev().collect();
+            assert!(read_refused(&gateway, &format!("{unsigned}.{turned}"), publisher));
+        }
+    }
+
+    // The key changes: what was signed before goes on being valid, until its key is taken out.
+    gateway.stop();
+    gateway.set("BIFRONS_TOKENS__SIGNING_KEY_FILE", &second);
+    gateway.set("BIFRONS_TOKENS__VERIFICATION_KEYS", &first);
+    gateway.restart();
+    for (engine, (address, account)) in Engine::BOTH.into_iter().zip(&accounts) {
+        assert_eq!(published(&gateway, engine).len(), 2);
+        let old = account.text("data.access");
+        let new = log_in(&gateway, engine, address).text("data.access");
+        for token in [&old, &new] {
+            assert_eq!(me(&gateway, engine, token), 200);
+            read(&gateway, token, engine).unwrap_or_else(|errors| panic!("{errors}"));
+        }
+        let path = format!("/api/{}/auth/token/refresh/", engine.name());
+        let body = json!({ "refresh": account.text("data.refresh") });
+        let refreshed = Client::new(engine.address(&gateway)).send(&Request::post(&path, &body));
+        assert_eq!(refreshed.status, 200, "{}", refreshed.shown());
+        let newer = read(&gateway, &refreshed.text("data.access"), engine).unwrap();
+        assert_eq!(newer["header"]["kid"], published(&gateway, engine)[0]["kid"]);
+    }
+    gateway.stop();
+    gateway.set("BIFRONS_TOKENS__VERIFICATION_KEYS", "");
+    gateway.restart();
+    for engine in Engine::BOTH {
+        assert_eq!(published(&gateway, engine).len(), 1);
+        for token in tokens.iter().step_by(2) {
+            assert_eq!(me(&gateway, engine, token), 401);
+            assert!(read_refused(&gateway, token, engine));
+        }
+    }
+}
+
+fn read_refused(gateway: &Gateway, token: &str, publisher: Engine) -> bool {
+    let address = jwks_address(gateway, publisher);
+    read_by_pyjwt(token, Verifier::JwkSet { address: &address }).is_err_and(|errors| errors.contains("refused"))
+}
+
+#[test]
+fn hs256_publishes_no_key() {
+    let gateway = Gateway::start(options(Backend::Embedded, ""));
+    for engine in Engine::BOTH {
+        assert_eq!(published(&gateway, engine), Vec::<Value>::new());
+    }
+}
+
+#[test]
+fn a_django_service_accepts_eddsa_access_tokens_by_the_published_key_and_nothing_else() {
+    let server = Peer::smtp(&[]);
+    let key = signing_key(&fresh_directory("eddsa"), "signing.pem");
+    let gateway = Gateway::start(signed_with_eddsa(options(Backend::Embedded, &server.url()), &key));
+    for engine in Engine::BOTH {
+        let address = jwks_address(&gateway, engine);
+        let django = Peer::django(&[("SIGNING_KEY", ""), ("ALGORITHM", "EdDSA"), ("JWK_URL", &address)]);
+        let ask = |token: &str| Client::new(django.address()).send(&Request::get("/stateless/").bearer(token));
+        let address = new_address("django");
+        let challenge = register(&gateway, engine, &address);
+        let account = verify(&gateway, engine, &challenge, &code(&server.wait_for_mail(&address, 1)));
+        let (access, refresh) = (account.text("data.access"), account.text("data.refresh"));
+        let accepted = ask(&access);
+        let user_id = json!(account.text("data.user_id"));
+        assert_eq!((accepted.status, accepted.at("user_id")), (200, user_id), "{}", accepted.shown());
+        let (unsigned, signature) = access.rsplit_once('.').unwrap();
+        let turned: String = signature.chars().rev().collect();
+        for token in [format!("{unsigned}.{turned}"), refresh] {
+            let refused = ask(&token);
+            assert_eq!((refused.status, refused.code().as_str()), (401, "token_not_valid"), "{}", refused.shown());
         }
     }
 }

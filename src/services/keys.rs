@@ -7,6 +7,11 @@ use chacha20poly1305::{
 };
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
+use jsonwebtoken::{
+    DecodingKey, EncodingKey,
+    jwk::{AlgorithmParameters, Jwk},
+};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -21,11 +26,127 @@ const NONCE_BYTES: usize = 24;
 const KEY_ID_BYTES: usize = 4;
 const FORMAT: u8 = 1;
 
+/// PKCS#8 of an Ed25519 private key up to the key itself (RFC 8410, 7).
+pub const ED25519_HEAD: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
 /// A sealed value could not be opened: another key made it, it belongs to another row, or it was
 /// changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open with this master secret")]
 pub struct Unreadable;
+
+/// A key id stands for two keys, so that it would not tell which of them signed a token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("two keys that verify tokens have the id {0:?}")]
+pub struct AmbiguousKeyId(pub String);
+
+/// How tokens are signed, under its name in RFC 7518 and RFC 8037.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Algorithm {
+    /// HMAC-SHA-256: who can verify can also sign.
+    #[serde(rename = "HS256")]
+    Hs256,
+    /// Ed25519: the public key verifies, and is published.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+/// A key that signs tokens. No `Debug`, no `Serialize`; overwritten when dropped.
+pub enum SigningKey {
+    /// The secret of HS256.
+    Hs256(Zeroizing<Vec<u8>>),
+    /// The private key of Ed25519 (RFC 8032, 5.1.5).
+    Ed25519(Zeroizing<[u8; 32]>),
+}
+
+/// A key that verifies tokens. No `Debug`, no `Serialize`.
+pub enum VerifyingKey {
+    /// The secret of HS256.
+    Hs256(Zeroizing<Vec<u8>>),
+    /// The public key of Ed25519.
+    Ed25519([u8; 32]),
+}
+
+impl SigningKey {
+    /// The key of this algorithm that derives from the master secret.
+    pub fn derive(master: &[u8], algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Hs256 => Self::Hs256(Zeroizing::new(derived(master, "token signing").to_vec())),
+            Algorithm::EdDsa => Self::Ed25519(derived(master, "token signing with Ed25519")),
+        }
+    }
+
+    /// What it signs with.
+    pub const fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Hs256(_) => Algorithm::Hs256,
+            Self::Ed25519(_) => Algorithm::EdDsa,
+        }
+    }
+
+    /// What verifies its signatures.
+    pub fn verifying_key(&self) -> VerifyingKey {
+        match self {
+            Self::Hs256(secret) => VerifyingKey::Hs256(secret.clone()),
+            Self::Ed25519(_) => VerifyingKey::Ed25519(public_key(&self.prepared())),
+        }
+    }
+
+    fn prepared(&self) -> EncodingKey {
+        match self {
+            Self::Hs256(secret) => EncodingKey::from_secret(secret),
+            Self::Ed25519(seed) => {
+                let der = Zeroizing::new([ED25519_HEAD.as_slice(), seed.as_slice()].concat());
+                EncodingKey::from_ed_der(&der)
+            }
+        }
+    }
+}
+
+impl VerifyingKey {
+    /// A public key of Ed25519; `None` when the bytes are no point of the curve.
+    pub fn ed25519(public: [u8; 32]) -> Option<Self> {
+        let key = DecodingKey::from_ed_der(&public);
+        // An error tells of the key; a signature that does not match is `false`.
+        jsonwebtoken::crypto::verify("", b"", &key, jsonwebtoken::Algorithm::EdDSA).ok()?;
+        Some(Self::Ed25519(public))
+    }
+
+    /// Names the key without telling anything of a secret: for Ed25519 its thumbprint (RFC 7638; RFC 8037, 2).
+    fn id(&self) -> String {
+        match self {
+            Self::Hs256(secret) => fingerprint(secret),
+            Self::Ed25519(public) => {
+                let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, coordinate(public));
+                data_encoding::BASE64URL_NOPAD.encode(&Sha256::digest(members.as_bytes()))
+            }
+        }
+    }
+
+    fn prepared(&self) -> DecodingKey {
+        match self {
+            Self::Hs256(secret) => DecodingKey::from_secret(secret),
+            Self::Ed25519(public) => DecodingKey::from_ed_der(public),
+        }
+    }
+}
+
+struct Verifier {
+    id: String,
+    key: DecodingKey,
+    public: Option<[u8; 32]>,
+}
+
+impl Verifier {
+    fn new(key: &VerifyingKey, id: Option<&str>) -> Self {
+        let public = match key {
+            VerifyingKey::Hs256(_) => None,
+            VerifyingKey::Ed25519(public) => Some(*public),
+        };
+        Self { id: id.map_or_else(|| key.id(), str::to_owned), key: key.prepared(), public }
+    }
+}
 
 /// Keys derived from the master secret. No `Debug`, no `Serialize`.
 pub struct Keys {
@@ -36,24 +157,21 @@ pub struct Keys {
     index: Zeroizing<[u8; 32]>,
     codes: Zeroizing<[u8; 32]>,
     token_ids: Zeroizing<[u8; 32]>,
-    signing: Zeroizing<Vec<u8>>,
+    algorithm: Algorithm,
+    signing: EncodingKey,
     signing_id: String,
+    // The signing key's own is the first.
+    verifiers: Vec<Verifier>,
 }
 
 impl Keys {
-    /// Derives every key from `master` (at least 32 bytes). `signing` replaces the derived
-    /// token-signing key, for services that must share it; `signing_id` its `kid`.
-    pub fn derive(master: &[u8], signing: Option<&[u8]>, signing_id: Option<&str>) -> Self {
-        let hkdf = Hkdf::<Sha256>::new(Some(b"bifrons"), master);
-        let key = |purpose: &str| {
-            let mut bytes = Zeroizing::new([0; 32]);
-            let info = format!("bifrons/v1/{purpose}");
-            #[expect(clippy::expect_used, reason = "32 bytes are far below HKDF's limit of 255 blocks")]
-            hkdf.expand(info.as_bytes(), bytes.as_mut_slice()).expect("32 bytes from HKDF");
-            bytes
-        };
+    /// Derives every key from `master` (at least 32 bytes). `signing` replaces the derived token-signing
+    /// key of HS256; `signing_id` its `kid`.
+    pub fn derive(master: &[u8], signing: Option<SigningKey>, signing_id: Option<&str>) -> Self {
+        let key = |purpose: &str| derived(master, purpose);
         let cipher = |purpose: &str| XChaCha20Poly1305::new(&(*key(purpose)).into());
-        let signing = Zeroizing::new(signing.map_or_else(|| key("token signing").to_vec(), <[u8]>::to_vec));
+        let signing = signing.unwrap_or_else(|| SigningKey::derive(master, Algorithm::Hs256));
+        let verifier = Verifier::new(&signing.verifying_key(), signing_id);
         let mut id = [0; KEY_ID_BYTES];
         id.iter_mut().zip(key("key id").iter()).for_each(|(to, from)| *to = *from);
         Self {
@@ -64,9 +182,25 @@ impl Keys {
             index: key("blind index"),
             codes: key("one-time codes"),
             token_ids: key("token ids"),
-            signing_id: signing_id.map_or_else(|| fingerprint(&signing), str::to_owned),
-            signing,
+            algorithm: signing.algorithm(),
+            signing: signing.prepared(),
+            signing_id: verifier.id.clone(),
+            verifiers: vec![verifier],
         }
+    }
+
+    /// Accepts the tokens of a further key of the same algorithm, which signs none: one that signed until
+    /// now, or that will.
+    ///
+    /// # Errors
+    /// [`AmbiguousKeyId`] when another key has its id.
+    pub fn accept(&mut self, key: &VerifyingKey, id: Option<&str>) -> Result<(), AmbiguousKeyId> {
+        let verifier = Verifier::new(key, id);
+        if self.verifiers.iter().any(|known| known.id == verifier.id) {
+            return Err(AmbiguousKeyId(verifier.id));
+        }
+        self.verifiers.push(verifier);
+        Ok(())
     }
 
     /// Names the master secret without telling anything of it; kept in the database, so that a
@@ -75,9 +209,24 @@ impl Keys {
         data_encoding::HEXLOWER.encode(&self.id)
     }
 
-    /// The key that signs tokens (HS256).
-    pub fn signing_key(&self) -> &[u8] {
+    /// What tokens are signed with, and the only algorithm that is accepted in one.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The key that signs tokens.
+    pub const fn signing_key(&self) -> &EncodingKey {
         &self.signing
+    }
+
+    /// The key of this `kid` that verifies tokens.
+    pub fn verifying_key(&self, id: &str) -> Option<&DecodingKey> {
+        self.verifiers.iter().find(|verifier| verifier.id == id).map(|verifier| &verifier.key)
+    }
+
+    /// `kid` and public key of each key that verifies tokens; none of HS256, whose keys are secret.
+    pub fn public_keys(&self) -> impl Iterator<Item = (&str, &[u8; 32])> {
+        self.verifiers.iter().filter_map(|verifier| Some((verifier.id.as_str(), verifier.public.as_ref()?)))
     }
 
     /// `kid` of the key that signs tokens.
@@ -181,6 +330,30 @@ fn context(what: &str, row: Uuid) -> Vec<u8> {
     [what.as_bytes(), b"|", row.as_bytes()].concat()
 }
 
+fn derived(master: &[u8], purpose: &str) -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    let info = format!("bifrons/v1/{purpose}");
+    #[expect(clippy::expect_used, reason = "32 bytes are far below HKDF's limit of 255 blocks")]
+    Hkdf::<Sha256>::new(Some(b"bifrons"), master)
+        .expand(info.as_bytes(), bytes.as_mut_slice())
+        .expect("32 bytes from HKDF");
+    bytes
+}
+
+// The library has no other way to it.
+#[expect(clippy::expect_used, reason = "every 32 bytes are a private key of Ed25519")]
+fn public_key(private: &EncodingKey) -> [u8; 32] {
+    let jwk = Jwk::from_encoding_key(private, jsonwebtoken::Algorithm::EdDSA).expect("a private key of Ed25519");
+    let AlgorithmParameters::OctetKeyPair(pair) = jwk.algorithm else { unreachable!("an Ed25519 key is a key pair") };
+    let public = data_encoding::BASE64URL_NOPAD.decode(pair.x.as_bytes()).expect("base64url");
+    public.try_into().expect("32 bytes")
+}
+
+/// A public key as the `x` of its JWK (RFC 8037, 2).
+pub fn coordinate(public: &[u8; 32]) -> String {
+    data_encoding::BASE64URL_NOPAD.encode(public)
+}
+
 fn fingerprint(key: &[u8]) -> String {
     let digest = Sha256::new().chain_update(b"bifrons kid").chain_update(key).finalize();
     data_encoding::HEXLOWER.encode(digest.first_chunk::<8>().unwrap_or(&[0; 8]))
@@ -247,10 +420,68 @@ mod tests {
 
     #[test]
     fn an_explicit_signing_key_leaves_the_others_as_they_are() {
-        let shared = Keys::derive(&[7; 32], Some(b"shared with another service 1234"), Some("k1"));
-        assert_eq!(shared.signing_key(), b"shared with another service 1234");
+        let secret = b"shared with another service 1234";
+        let shared = Keys::derive(&[7; 32], Some(SigningKey::Hs256(Zeroizing::new(secret.to_vec()))), Some("k1"));
+        assert_eq!(shared.signing_key().as_bytes(), secret);
         assert_eq!(shared.signing_key_id(), "k1");
         assert_eq!(shared.id(), keys().id());
-        assert_ne!(keys().signing_key(), shared.signing_key());
+        assert_ne!(keys().signing_key().as_bytes(), shared.signing_key().as_bytes());
+    }
+
+    #[test]
+    fn the_derived_keys_stay_what_they_were() {
+        // Another value would end every session at an upgrade.
+        assert_eq!((keys().id().as_str(), keys().signing_key_id()), ("8fedacf9", "5918ceb04dc2010e"));
+        let signing = SigningKey::derive(&[7; 32], Algorithm::EdDsa);
+        assert_eq!(
+            Keys::derive(&[7; 32], Some(signing), None).signing_key_id(),
+            "pGlRLTFnaQZqXrclJEp4_NPLfUlw9EsKA62e9iZcK1w"
+        );
+    }
+
+    // RFC 8037, appendix A.1 to A.3.
+    const PRIVATE: &str = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
+    const PUBLIC: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    const THUMBPRINT: &str = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+
+    fn decoded(text: &str) -> [u8; 32] {
+        data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).unwrap().try_into().unwrap()
+    }
+
+    #[test]
+    fn an_ed25519_key_has_the_public_key_and_the_thumbprint_of_rfc_8037() {
+        let signing = SigningKey::Ed25519(Zeroizing::new(decoded(PRIVATE)));
+        let keys = Keys::derive(&[7; 32], Some(signing), None);
+        assert_eq!(keys.algorithm(), Algorithm::EdDsa);
+        assert_eq!(keys.signing_key_id(), THUMBPRINT);
+        assert_eq!(keys.public_keys().collect::<Vec<_>>(), [(THUMBPRINT, &decoded(PUBLIC))]);
+    }
+
+    #[test]
+    fn keys_of_hs256_are_not_public() {
+        let mut keys = keys();
+        keys.accept(&VerifyingKey::Hs256(Zeroizing::new(vec![1; 32])), None).unwrap();
+        assert_eq!(keys.public_keys().count(), 0);
+    }
+
+    #[test]
+    fn a_key_id_stands_for_one_key() {
+        let signing = || SigningKey::Ed25519(Zeroizing::new(decoded(PRIVATE)));
+        let other = SigningKey::derive(&[8; 32], Algorithm::EdDsa).verifying_key();
+        let mut keys = Keys::derive(&[7; 32], Some(signing()), None);
+        assert_eq!(keys.accept(&signing().verifying_key(), None), Err(AmbiguousKeyId(THUMBPRINT.to_owned())));
+        assert_eq!(keys.accept(&other, Some(THUMBPRINT)), Err(AmbiguousKeyId(THUMBPRINT.to_owned())));
+        keys.accept(&other, None).unwrap();
+        assert!(keys.accept(&other, None).is_err());
+        assert_eq!(keys.public_keys().count(), 2);
+    }
+
+    #[test]
+    fn a_public_key_is_a_point_of_the_curve() {
+        assert!(VerifyingKey::ed25519(decoded(PUBLIC)).is_some());
+        // y = 2, for which there is no x.
+        let mut nowhere = [0; 32];
+        nowhere[0] = 2;
+        assert!(VerifyingKey::ed25519(nowhere).is_none());
     }
 }

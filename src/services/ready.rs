@@ -1,10 +1,12 @@
 //! Whether this instance can serve: `GET /health/ready`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{
-    model::UserId,
-    ports::{Ephemeral as _, Ports, Users as _},
+    model::SessionId,
+    ports::{Ephemeral as _, Ports, Sessions as _},
 };
 
 /// What works and what does not.
@@ -23,12 +25,18 @@ impl Readiness {
     }
 }
 
-// A look-up by primary key: the cheapest question that needs the schema.
-const NOBODY: UserId = UserId(uuid::Uuid::nil());
+// A session that nobody has: the cheapest statement that needs the schema and the right to write.
+const NOBODY: SessionId = SessionId(uuid::Uuid::nil());
+// Of a value that the store has kept for less than this, it need not be asked again.
+const FRESH: Duration = Duration::from_secs(1);
 
-/// Asks the database and the store.
+/// Asks the database and the store. Either may still be read when nothing can be written any more, on
+/// a full disk or a standby for instance, so both are asked to write; at most once a second there is
+/// something to write, however often this is asked.
 pub async fn ready<P: Ports>(ports: &P) -> Readiness {
-    let database = async { ports.store().await?.user(NOBODY).await };
+    let now = ports.now();
+    let database = async { ports.store().await?.rotate_session(NOBODY, 0, now, now).await };
     let word = |works: bool| if works { "ok" } else { "unavailable" };
-    Readiness { database: word(database.await.is_ok()), store: word(ports.ephemeral().ping().await.is_ok()) }
+    let database = word(database.await.is_ok());
+    Readiness { database, store: word(ports.ephemeral().put_if_absent("ready", b"", FRESH).await.is_ok()) }
 }

@@ -4,12 +4,12 @@
 //! that generation: the same generation always makes the same two tokens, byte for byte, so that
 //! nothing of a token needs to be stored.
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Header, Validation};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    keys::{Keys, same},
+    keys::{Algorithm, Keys, same},
     model::{Session, SessionId, UserId},
     policy::TokenPolicy,
 };
@@ -90,9 +90,9 @@ pub fn mint(session: &Session, keys: &Keys, policy: &TokenPolicy) -> Pair {
             iss: policy.issuer.clone(),
             aud: policy.audience.clone(),
         };
-        let header = Header { kid: Some(keys.signing_key_id().to_owned()), ..Header::new(Algorithm::HS256) };
-        #[expect(clippy::expect_used, reason = "plain claims always serialise, and HMAC takes any key")]
-        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(keys.signing_key())).expect("a signed token")
+        let header = Header { kid: Some(keys.signing_key_id().to_owned()), ..Header::new(algorithm(keys)) };
+        #[expect(clippy::expect_used, reason = "plain claims always serialise, and the key is of the algorithm")]
+        jsonwebtoken::encode(&header, &claims, keys.signing_key()).expect("a signed token")
     };
     let life = i64::try_from(policy.access_ttl.as_secs()).unwrap_or(i64::MAX);
     // An access token never outlives its session.
@@ -114,17 +114,25 @@ pub fn open(token: &str, keys: &Keys, policy: &TokenPolicy, now: OffsetDateTime)
     if token.len() > MOST_BYTES {
         return Err(NotValid);
     }
-    let mut validation = Validation::new(Algorithm::HS256);
+    // The header chooses among our keys of the one algorithm, never the algorithm.
+    let header = jsonwebtoken::decode_header(token).or(Err(NotValid))?;
+    let key = header.kid.and_then(|id| keys.verifying_key(&id)).ok_or(NotValid)?;
+    let mut validation = Validation::new(algorithm(keys));
     validation.set_issuer(&[&policy.issuer]);
     validation.set_audience(&[&policy.audience]);
     validation.set_required_spec_claims(&["exp", "iss", "aud"]);
     // The time comes from the ports, and without leeway.
     validation.validate_exp = false;
-    let key = DecodingKey::from_secret(keys.signing_key());
-    let data = jsonwebtoken::decode::<Claims>(token, &key, &validation).or(Err(NotValid))?;
-    let is_ours = data.header.kid.as_deref() == Some(keys.signing_key_id());
-    let is_current = data.claims.exp > now.unix_timestamp() && data.claims.iat <= now.unix_timestamp() + 60;
-    if is_ours && is_current { Ok(data.claims) } else { Err(NotValid) }
+    let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).or(Err(NotValid))?.claims;
+    let is_current = claims.exp > now.unix_timestamp() && claims.iat <= now.unix_timestamp() + 60;
+    if is_current { Ok(claims) } else { Err(NotValid) }
+}
+
+const fn algorithm(keys: &Keys) -> jsonwebtoken::Algorithm {
+    match keys.algorithm() {
+        Algorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
+        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+    }
 }
 
 /// Whether the claims are those of the session's generation `generation`.
@@ -137,15 +145,28 @@ pub fn is_of_generation(claims: &Claims, session: &Session, generation: i64, key
 mod tests {
     use std::time::Duration;
 
+    use data_encoding::BASE64URL_NOPAD;
+    use serde_json::{Value, json};
+    use zeroize::Zeroizing;
+
     use super::*;
-    use crate::services::memory;
+    use crate::services::{
+        keys::{SigningKey, VerifyingKey},
+        memory,
+    };
+
+    const BOTH: [Algorithm; 2] = [Algorithm::Hs256, Algorithm::EdDsa];
 
     fn policy() -> TokenPolicy {
         memory::policy().tokens
     }
 
-    fn keys() -> Keys {
-        Keys::derive(&[7; 32], None, None)
+    fn derived(master: u8, algorithm: Algorithm, id: Option<&str>) -> Keys {
+        Keys::derive(&[7; 32], Some(SigningKey::derive(&[master; 32], algorithm)), id)
+    }
+
+    fn keys(algorithm: Algorithm) -> Keys {
+        derived(7, algorithm, None)
     }
 
     fn now() -> OffsetDateTime {
@@ -156,42 +177,204 @@ mod tests {
         memory::session(now(), Duration::from_secs(30 * 86_400))
     }
 
+    fn access(keys: &Keys) -> String {
+        mint(&session(), keys, &policy()).access
+    }
+
+    fn parts(token: &str) -> [String; 3] {
+        let parts: Vec<_> = token.split('.').map(str::to_owned).collect();
+        parts.try_into().unwrap()
+    }
+
+    fn header(token: &str) -> Value {
+        let [header, ..] = parts(token);
+        serde_json::from_slice(&BASE64URL_NOPAD.decode(header.as_bytes()).unwrap()).unwrap()
+    }
+
+    #[track_caller]
+    fn refuses(keys: &Keys, token: &str) {
+        assert_eq!(open(token, keys, &policy(), now()), Err(NotValid), "{token}");
+    }
+
     #[test]
     fn one_generation_makes_the_same_tokens_every_time() {
-        let (one, two) = (mint(&session(), &keys(), &policy()), mint(&session(), &keys(), &policy()));
-        assert!(one == two);
-        let next = mint(&Session { generation: 1, ..session() }, &keys(), &policy());
-        assert_ne!(one.access, next.access);
-        assert_ne!(one.refresh, next.refresh);
+        for keys in BOTH.map(keys) {
+            let (one, two) = (mint(&session(), &keys, &policy()), mint(&session(), &keys, &policy()));
+            assert!(one == two);
+            let next = mint(&Session { generation: 1, ..session() }, &keys, &policy());
+            assert_ne!(one.access, next.access);
+            assert_ne!(one.refresh, next.refresh);
+        }
     }
 
     #[test]
     fn a_token_opens_until_it_runs_out() {
-        let pair = mint(&session(), &keys(), &policy());
-        let claims = open(&pair.access, &keys(), &policy(), now()).unwrap();
-        assert_eq!((claims.token_type, claims.sid), (Kind::Access, session().id));
-        let last = now() + policy().access_ttl;
-        assert!(open(&pair.access, &keys(), &policy(), last - Duration::from_secs(1)).is_ok());
-        assert_eq!(open(&pair.access, &keys(), &policy(), last), Err(NotValid));
-        assert_eq!(open(&pair.access, &keys(), &policy(), now() - Duration::from_secs(3600)), Err(NotValid));
+        for keys in BOTH.map(keys) {
+            let pair = mint(&session(), &keys, &policy());
+            let claims = open(&pair.access, &keys, &policy(), now()).unwrap();
+            assert_eq!((claims.token_type, claims.sid), (Kind::Access, session().id));
+            let last = now() + policy().access_ttl;
+            assert!(open(&pair.access, &keys, &policy(), last - Duration::from_secs(1)).is_ok());
+            assert_eq!(open(&pair.access, &keys, &policy(), last), Err(NotValid));
+            assert_eq!(open(&pair.access, &keys, &policy(), now() - Duration::from_secs(3600)), Err(NotValid));
+        }
+    }
+
+    #[test]
+    fn the_header_names_algorithm_and_key() {
+        for (algorithm, name) in [(Algorithm::Hs256, "HS256"), (Algorithm::EdDsa, "EdDSA")] {
+            let keys = keys(algorithm);
+            let expected = json!({ "typ": "JWT", "alg": name, "kid": keys.signing_key_id() });
+            assert_eq!(header(&access(&keys)), expected);
+        }
     }
 
     #[test]
     fn what_another_made_does_not_open() {
-        let pair = mint(&session(), &keys(), &policy());
-        let refused = |token: &str| assert_eq!(open(token, &keys(), &policy(), now()), Err(NotValid), "{token}");
-        let other = Keys::derive(&[8; 32], None, None);
-        refused(&mint(&session(), &other, &policy()).access);
-        refused(&mint(&session(), &keys(), &TokenPolicy { issuer: "x".into(), ..policy() }).access);
-        refused(&mint(&session(), &keys(), &TokenPolicy { audience: "x".into(), ..policy() }).access);
-        refused(&mint(&session(), &Keys::derive(&[7; 32], None, Some("other kid")), &policy()).access);
-        refused("");
-        refused("a.b.c");
-        refused(&"a".repeat(5000));
-        let mut parts = pair.access.split('.');
-        let (_, claims, signature) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
-        let none = data_encoding::BASE64URL_NOPAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
-        refused(&format!("{none}.{claims}."));
-        refused(&format!("{none}.{claims}.{signature}"));
+        for algorithm in BOTH {
+            let keys = keys(algorithm);
+            let own = access(&keys);
+            assert!(open(&own, &keys, &policy(), now()).is_ok());
+            refuses(&keys, &access(&derived(8, algorithm, None)));
+            // Another's, under the id of ours.
+            refuses(&keys, &access(&derived(8, algorithm, Some(keys.signing_key_id()))));
+            refuses(&keys, &mint(&session(), &keys, &TokenPolicy { issuer: "x".into(), ..policy() }).access);
+            refuses(&keys, &mint(&session(), &keys, &TokenPolicy { audience: "x".into(), ..policy() }).access);
+            refuses(&keys, &access(&derived(7, algorithm, Some("other kid"))));
+            for text in ["", "a.b.c", "..", &"a".repeat(5000)] {
+                refuses(&keys, text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_changed_anywhere_does_not_open() {
+        for keys in BOTH.map(keys) {
+            let own = access(&keys);
+            for (at, letter) in own.char_indices() {
+                let other = if letter == 'A' { 'B' } else { 'A' };
+                let changed: String =
+                    own.char_indices().map(|(index, letter)| if index == at { other } else { letter }).collect();
+                refuses(&keys, &changed);
+                refuses(&keys, own.get(..at).unwrap());
+            }
+            refuses(&keys, &format!("{own}A"));
+            refuses(&keys, &format!("{own}="));
+            refuses(&keys, &format!("{own}."));
+        }
+    }
+
+    #[test]
+    fn a_token_without_signature_does_not_open() {
+        for keys in BOTH.map(keys) {
+            let [_, claims, signature] = parts(&access(&keys));
+            for name in ["none", "None", "NONE", ""] {
+                let header = json!({ "alg": name, "typ": "JWT", "kid": keys.signing_key_id() });
+                let header = BASE64URL_NOPAD.encode(header.to_string().as_bytes());
+                refuses(&keys, &format!("{header}.{claims}."));
+                refuses(&keys, &format!("{header}.{claims}.{signature}"));
+                refuses(&keys, &format!("{header}.{claims}"));
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_configured_algorithm_opens() {
+        let (secret, pair) = (keys(Algorithm::Hs256), keys(Algorithm::EdDsa));
+        refuses(&secret, &access(&pair));
+        refuses(&pair, &access(&secret));
+        refuses(&secret, &access(&derived(7, Algorithm::EdDsa, Some(secret.signing_key_id()))));
+        refuses(&pair, &access(&derived(7, Algorithm::Hs256, Some(pair.signing_key_id()))));
+    }
+
+    #[test]
+    fn a_token_signed_with_the_secret_under_another_hmac_does_not_open() {
+        let keys = keys(Algorithm::Hs256);
+        let claims = open(&access(&keys), &keys, &policy(), now()).unwrap();
+        for algorithm in [jsonwebtoken::Algorithm::HS384, jsonwebtoken::Algorithm::HS512] {
+            let header = Header { kid: Some(keys.signing_key_id().to_owned()), ..Header::new(algorithm) };
+            refuses(&keys, &jsonwebtoken::encode(&header, &claims, keys.signing_key()).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_public_key_is_no_secret_that_signs() {
+        let keys = keys(Algorithm::EdDsa);
+        let (id, public) = keys.public_keys().next().unwrap();
+        let der = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0], public.as_slice()].concat();
+        let pem = |end: &str| {
+            let content = data_encoding::BASE64.encode(&der);
+            format!("-----BEGIN PUBLIC KEY-----\n{content}\n-----END PUBLIC KEY-----{end}").into_bytes()
+        };
+        let spellings = [
+            public.to_vec(),
+            BASE64URL_NOPAD.encode(public).into_bytes(),
+            data_encoding::HEXLOWER.encode(public).into_bytes(),
+            pem(""),
+            pem("\n"),
+            der.clone(),
+        ];
+        for secret in spellings {
+            let forger = Keys::derive(&[7; 32], Some(SigningKey::Hs256(Zeroizing::new(secret))), Some(id));
+            let forged = access(&forger);
+            assert!(open(&forged, &forger, &policy(), now()).is_ok(), "or the refusal proves nothing");
+            refuses(&keys, &forged);
+            // The same signature under the algorithm that is accepted.
+            let [_, claims, signature] = parts(&forged);
+            let [header, ..] = parts(&access(&keys));
+            refuses(&keys, &format!("{header}.{claims}.{signature}"));
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_header_is_not_used() {
+        let (keys, other) = (keys(Algorithm::EdDsa), derived(8, Algorithm::EdDsa, None));
+        let claims = open(&access(&keys), &keys, &policy(), now()).unwrap();
+        let own_key = jsonwebtoken::jwk::Jwk::from_encoding_key(other.signing_key(), jsonwebtoken::Algorithm::EdDSA);
+        let header = Header {
+            kid: Some(keys.signing_key_id().to_owned()),
+            jwk: Some(own_key.unwrap()),
+            ..Header::new(jsonwebtoken::Algorithm::EdDSA)
+        };
+        refuses(&keys, &jsonwebtoken::encode(&header, &claims, other.signing_key()).unwrap());
+    }
+
+    #[test]
+    fn a_token_without_key_id_does_not_open() {
+        for keys in BOTH.map(keys) {
+            let claims = open(&access(&keys), &keys, &policy(), now()).unwrap();
+            let header = Header::new(super::algorithm(&keys));
+            refuses(&keys, &jsonwebtoken::encode(&header, &claims, keys.signing_key()).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_signing_key_interrupts_nobody() {
+        for algorithm in BOTH {
+            let (old, new) = (|| SigningKey::derive(&[8; 32], algorithm), || SigningKey::derive(&[9; 32], algorithm));
+            let keys = |signing: SigningKey, id: Option<&str>, further: &[(VerifyingKey, Option<&str>)]| {
+                let mut keys = Keys::derive(&[7; 32], Some(signing), id);
+                for (key, id) in further {
+                    keys.accept(key, *id).unwrap();
+                }
+                keys
+            };
+            let before = keys(old(), Some("k1"), &[]);
+            let announced = keys(old(), Some("k1"), &[(new().verifying_key(), None)]);
+            let changed = keys(new(), None, &[(old().verifying_key(), Some("k1"))]);
+            let after = keys(new(), None, &[]);
+            for keys in [&before, &announced, &changed] {
+                assert!(open(&access(&before), keys, &policy(), now()).is_ok());
+                assert_eq!(header(&access(keys))["kid"], keys.signing_key_id());
+            }
+            for keys in [&announced, &changed, &after] {
+                assert!(open(&access(&changed), keys, &policy(), now()).is_ok());
+            }
+            refuses(&before, &access(&changed));
+            refuses(&after, &access(&before));
+            // The keys are not interchanged.
+            refuses(&changed, &access(&keys(old(), Some(changed.signing_key_id()), &[])));
+            refuses(&changed, &access(&keys(new(), Some("k1"), &[])));
+        }
     }
 }

@@ -231,11 +231,10 @@ fn tokens(settings: &Settings) -> Result<(), Broken> {
         "tokens.signing_key_file",
         "tokens.signing_key is set as well; only one of the two may be",
     )?;
-    require(
-        tokens.signing_key.as_ref().is_none_or(|key| key.expose().len() >= master::LEAST_BYTES),
-        "tokens.signing_key",
-        "a signing key needs at least 32 bytes (RFC 7518, 3.2)",
-    )
+    match tokens.signing_key.as_ref().map(|key| master::signing_key(key.expose(), tokens.algorithm)) {
+        Some(Err(reason)) => Err(Broken("tokens.signing_key", reason.to_owned())),
+        _ => Ok(()),
+    }
 }
 
 fn passwords(settings: &Settings) -> Result<(), Broken> {
@@ -479,6 +478,10 @@ mod tests {
         let key = "tokens.signing_key=01234567890123456789012345678901";
         accepts(&[key]);
         refuses(&[key, "tokens.signing_key_file=/run/secrets/key"], "tokens.signing_key_file", "only one");
+        refuses(&[key, "tokens.algorithm=EdDSA"], "tokens.signing_key", "no PEM key");
+        let pem = "tokens.signing_key=-----BEGIN PRIVATE KEY-----\nMC4CAQ==\n-----END PRIVATE KEY-----";
+        refuses(&[pem], "tokens.signing_key", "tokens.algorithm = \"EdDSA\"");
+        refuses(&[pem, "tokens.algorithm=EdDSA"], "tokens.signing_key", "another kind");
     }
 
     #[test]

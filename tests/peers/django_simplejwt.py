@@ -1,4 +1,5 @@
-"""A Django REST framework service that trusts SimpleJWT access tokens signed with SIGNING_KEY.
+"""A Django REST framework service that trusts SimpleJWT access tokens signed with SIGNING_KEY, or, when JWK_URL
+is set, with a key published there.
 
 `/stateless/` reads the user from the token alone; `/database/` loads a user whose key is a UUID.
 POST `/users/` with `{"id"}` makes such a user. The argument is the port.
@@ -65,8 +66,9 @@ settings.configure(
         }
     },
     SIMPLE_JWT={
-        "ALGORITHM": "HS256",
-        "SIGNING_KEY": os.environ["SIGNING_KEY"],
+        "ALGORITHM": os.environ.get("ALGORITHM", "HS256"),
+        "SIGNING_KEY": os.environ.get("SIGNING_KEY", ""),
+        "JWK_URL": os.environ.get("JWK_URL"),
         "ISSUER": os.environ.get("ISSUER"),
         "AUDIENCE": os.environ.get("AUDIENCE"),
         "USER_ID_FIELD": "id",

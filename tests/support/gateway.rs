@@ -143,7 +143,11 @@ impl Gateway {
         for _ in 0..3 {
             if self.process.is_none() && self.v1.port() == 0 {
                 self.v1 = SocketAddr::from(([127, 0, 0, 1], free_port()));
-                self.v2 = SocketAddr::from(([127, 0, 0, 1], free_port()));
+                self.v2 = self.v1;
+                // The system may name the same free port twice.
+                while self.v2 == self.v1 {
+                    self.v2 = SocketAddr::from(([127, 0, 0, 1], free_port()));
+                }
             }
             match self.launch_once() {
                 Err(refusal) if refusal.log.contains("in use") => self.v1.set_port(0),
