@@ -20,7 +20,7 @@ use crate::{
     async_engine, parts,
     services::limits::LocalLimiter,
     settings::{MailUrl, Settings, SmsUrl},
-    store::migrations,
+    store::{self, migrations},
     sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, Hasher, Pump},
     telemetry,
 };
@@ -40,6 +40,8 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     settings.create_data_dir()?;
     let keys = Arc::new(parts::keys(settings)?);
     migrations::prepare(settings, &keys)?;
+    // Closed last.
+    let _held = store::hold_open(settings)?;
     let policy = Arc::new(parts::policy(settings));
     let edge = Arc::new(Edge::new(settings));
     let limiter = Arc::new(LocalLimiter::default());

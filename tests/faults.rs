@@ -4,15 +4,18 @@
 mod support;
 
 use serde_json::json;
-use std::fs;
-use std::net::TcpListener;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{
-    Account, Answer, Backend, Client, Engine, Gateway, Options, PASSWORD, Postgres, Redis, Request, Side, eventually,
-    pause, random_bytes, run_alone, unique,
+    Account, Answer, Backend, Client, Engine, Gateway, Options, PASSWORD, Postgres, Process, Program, Redis, Request,
+    Side, eventually, fresh_directory, pause, random_bytes, run_alone, unique,
 };
 
 fn post(engine: Engine, path: &str, body: &serde_json::Value) -> Request {
@@ -215,6 +218,15 @@ fn load(
     seen
 }
 
+/// Tells the clients to stop.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Puts a load on both engines, does something meanwhile, and gives what the clients saw; it is told how
 /// often the client that was served least got a new token.
 fn under_load<T>(
@@ -236,8 +248,10 @@ fn under_load<T>(
                 (engine, scope.spawn(move || load(gateway, engine, first, watch, may_break)))
             })
             .collect();
+        // A test that fails meanwhile must not leave its clients at work.
+        let stopping = Stopping(&stop);
         let done = meanwhile(&|| served.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap_or_default());
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         let seen = clients.into_iter().map(|(engine, client)| (engine, client.join().expect("no panic"))).collect();
         (done, seen)
     })
@@ -490,5 +504,432 @@ fn a_mail_server_that_is_silent_holds_up_no_request() {
             assert_eq!(answer.status, 201, "{}", answer.shown());
             assert!(began.elapsed() < Duration::from_secs(3), "it waited {:?}", began.elapsed());
         }
+    }
+}
+
+/// A small disk that a test may fill: a file system in memory, or where this process may not mount one,
+/// a directory in which the C library refuses to write while a mark stands beside it. Either refuses with ENOSPC.
+struct SmallDisk {
+    directory: PathBuf,
+    /// Unmounts it in the end.
+    mounted: Option<Process>,
+    /// A library to load before the gateway's own, and the mark.
+    refusal: Option<(PathBuf, PathBuf)>,
+}
+
+/// Mounts, says so, and unmounts when it is told to end.
+const MOUNT: &str = r#"
+trap 'umount -l "$0"; exit 0' TERM
+mount -t tmpfs -o size=64m,mode=0755 bifrons-test "$0" || exit 1
+touch "$0/mounted"
+while :; do sleep 1 & wait $!; done
+"#;
+
+/// Stands in for the calls that take space, and refuses them below `SMALL_DISK` while `SMALL_DISK_FULL` exists.
+const REFUSAL: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+static int is_full(int fd) {
+  const char *disk = getenv("SMALL_DISK"), *mark = getenv("SMALL_DISK_FULL");
+  char link[64], path[4096];
+  int saved = errno, full = 0;
+  if (disk && mark && access(mark, F_OK) == 0) {
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length > 0) { path[length] = 0; full = strncmp(path, disk, strlen(disk)) == 0; }
+  }
+  errno = saved;
+  return full;
+}
+#define REFUSE(result, name, parameters, arguments) \
+  result name parameters { \
+    static result (*next) parameters; \
+    if (is_full(fd)) { errno = ENOSPC; return -1; } \
+    if (!next) next = (result (*) parameters)dlsym(RTLD_NEXT, #name); \
+    return next arguments; \
+  }
+REFUSE(ssize_t, write, (int fd, const void *from, size_t count), (fd, from, count))
+REFUSE(ssize_t, pwrite, (int fd, const void *from, size_t count, off_t at), (fd, from, count, at))
+REFUSE(ssize_t, pwrite64, (int fd, const void *from, size_t count, off64_t at), (fd, from, count, at))
+REFUSE(ssize_t, writev, (int fd, const struct iovec *from, int count), (fd, from, count))
+REFUSE(int, ftruncate, (int fd, off_t length), (fd, length))
+REFUSE(int, ftruncate64, (int fd, off64_t length), (fd, length))
+"#;
+
+impl SmallDisk {
+    fn new(may_mount: bool) -> Self {
+        let directory = fresh_directory("small-disk");
+        if may_mount && let Some(process) = Self::mount(&directory) {
+            return Self { directory, mounted: Some(process), refusal: None };
+        }
+        let library = fresh_directory("refusal");
+        let (source, library, mark) =
+            (library.join("refusal.c"), library.join("refusal.so"), library.join("the-disk-is-full"));
+        fs::write(&source, REFUSAL).expect("a source file");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).output();
+        let built = built.unwrap_or_else(|_| panic!("cc is missing: run scripts/bootstrap"));
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        Self { directory, mounted: None, refusal: Some((library, mark)) }
+    }
+
+    /// `None` when this process may not mount.
+    fn mount(directory: &Path) -> Option<Process> {
+        let mut process = Program::new("sh", &fresh_directory("mount"), "mount.log")
+            .arguments(["-c".as_ref(), MOUNT.as_ref(), directory.as_os_str()])
+            .start();
+        eventually("the small disk is mounted, or refused", Duration::from_secs(10), || {
+            let is_mounted = directory.join("mounted").exists();
+            (is_mounted || process.ended().is_some()).then_some(is_mounted)
+        })
+        .then_some(process)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    fn options(&self) -> Options {
+        let options = Options::new(Backend::Embedded).with("BIFRONS_DATA_DIR", &self.data().display().to_string());
+        match &self.refusal {
+            None => options,
+            Some((library, mark)) => options
+                .with("LD_PRELOAD", &library.display().to_string())
+                .with("SMALL_DISK", &self.directory.display().to_string())
+                .with("SMALL_DISK_FULL", &mark.display().to_string()),
+        }
+    }
+
+    /// Takes every byte that is left.
+    fn fill(&self) {
+        if let Some((_, mark)) = &self.refusal {
+            fs::write(mark, "").expect("the mark");
+            return;
+        }
+        let mut file = File::create(self.directory.join("filler")).expect("a file");
+        for size in [1 << 16, 1 << 12, 1] {
+            let block = vec![b'x'; size];
+            let error = loop {
+                if let Err(error) = file.write_all(&block) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+        }
+    }
+
+    fn free(&self) {
+        let taken = self.refusal.as_ref().map_or(self.directory.join("filler"), |(_, mark)| mark.clone());
+        fs::remove_file(taken).expect("the disk was full");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.mounted {
+            process.signal("TERM");
+            process.wait(Duration::from_secs(10));
+        }
+    }
+}
+
+/// The options of a gateway that delivers again soon what it could not deliver.
+fn insistent(options: Options) -> Options {
+    options
+        .with("BIFRONS_MAIL__TIMEOUT", "900ms")
+        .with("BIFRONS_SMS__TIMEOUT", "900ms")
+        .with("BIFRONS_OUTBOX__LEASE", "2s")
+        .with("BIFRONS_OUTBOX__BACKOFF", "200ms")
+        .with("BIFRONS_OUTBOX__BACKOFF_MAX", "400ms")
+        .with("BIFRONS_OUTBOX__ATTEMPTS", "100")
+}
+
+/// Registers somebody and gives what proves the address.
+fn waiting(gateway: &Gateway, engine: Engine) -> serde_json::Value {
+    let mut side = Side::new(gateway, engine);
+    let email = side.email("waiting");
+    let (code, challenge) = side.register(&email, PASSWORD);
+    json!({ "challenge": challenge, "otp": code })
+}
+
+/// What needs the disk is refused, at once; what only reads goes on; the readiness says so.
+fn assert_nothing_is_written(gateway: &Gateway, engine: Engine, victim: &Account, code: &serde_json::Value) {
+    let email = format!("late{}@example.com", unique());
+    let requests = [
+        post(engine, "auth/token/refresh/", &json!({ "refresh": victim.refresh })),
+        post(engine, "auth/login/", &json!({ "email_or_phone": victim.email, "password": PASSWORD })),
+        post(engine, "auth/login/", &json!({ "email_or_phone": victim.email, "password": "a wrong password" })),
+        post(engine, "auth/register/", &json!({ "email": email, "password": PASSWORD })),
+        post(engine, "auth/verify-otp/", code),
+    ];
+    for request in &requests {
+        let began = Instant::now();
+        let answer = send(gateway, engine, request);
+        assert_unavailable(&answer);
+        assert_eq!(answer.code(), "service_unavailable", "{}", answer.shown());
+        assert!(!answer.shown().contains("eyJ") && answer.header("set-cookie").is_none(), "{}", answer.shown());
+        assert!(began.elapsed() < Duration::from_secs(3), "a refusal takes {:?}", began.elapsed());
+    }
+    let me = Request::get(&format!("/api/{}/auth/me/", engine.name())).bearer(&victim.access);
+    let me = send(gateway, engine, &me);
+    assert_eq!(me.status, 200, "{}: what is there can be read: {}", engine.name(), me.shown());
+    let verify = post(engine, "auth/token/verify/", &json!({ "token": victim.access }));
+    assert_eq!(send(gateway, engine, &verify).status, 200);
+    // What was written a second ago is believed for a second.
+    eventually(&format!("{} says that it is not ready", engine.name()), Duration::from_secs(4), || {
+        let ready = send(gateway, engine, &Request::get("/health/ready"));
+        (ready.status == 503 && ready.at("data.store") == json!("unavailable")).then_some(())
+    });
+    assert_eq!(send(gateway, engine, &Request::get("/health/live")).status, 200);
+}
+
+/// Fills the disk and waits until the journal has no room left that it had taken before.
+fn fill_up(disk: &SmallDisk, gateway: &Gateway, victims: &[(Engine, Account, serde_json::Value)]) {
+    disk.fill();
+    let mut refused = 0;
+    eventually("the journal is full as well", Duration::from_secs(15), || {
+        for (engine, ..) in victims {
+            let email = format!("filler{}@example.com", unique());
+            let body = json!({ "email": email, "password": PASSWORD });
+            let answer = send(gateway, *engine, &post(*engine, "auth/register/", &body));
+            assert!([201, 503].contains(&answer.status), "{}", answer.shown());
+            refused = if answer.status == 503 { refused + 1 } else { 0 };
+        }
+        (refused >= 8).then_some(())
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
+    full_disk(&SmallDisk::new(true));
+}
+
+#[test]
+fn a_disk_that_fills_up_where_none_can_be_mounted_is_tested_as_well() {
+    full_disk(&SmallDisk::new(false));
+}
+
+fn full_disk(disk: &SmallDisk) {
+    let mut gateway = Gateway::start(insistent(disk.options()));
+    let victims = Engine::BOTH.map(|engine| (engine, account(&gateway, engine), waiting(&gateway, engine)));
+    let (before, seen) = under_load(&gateway, false, |least| {
+        eventually("every client is served", Duration::from_secs(15), || (least() > 10).then_some(()));
+        let before = held(&gateway);
+        for _ in 0..2 {
+            fill_up(disk, &gateway, &victims);
+            let sessions = gateway.query("select count(*) from sessions");
+            for (engine, victim, code) in &victims {
+                assert_nothing_is_written(&gateway, *engine, victim, code);
+            }
+            pause(Duration::from_millis(700));
+            assert_eq!(gateway.query("select count(*) from sessions"), sessions, "half signed in");
+            disk.free();
+            wait_until_ready(&gateway);
+            let served = least();
+            eventually("every client is served again", Duration::from_secs(15), || {
+                (least() > served + 3).then_some(())
+            });
+        }
+        before
+    });
+    assert_comes_back(&gateway, before);
+    let number = |statement: &str| -> usize { gateway.query(statement).parse().expect("a number") };
+    // Each rotation that was kept was told to its client, and the other way round.
+    let told: usize = seen.iter().map(|(_, seen)| seen.chain.len() - 1).sum();
+    assert_eq!(number("select sum(generation) from sessions"), told, "a refusal was kept, or a rotation was lost");
+    for (engine, seen) in &seen {
+        assert!(seen.finished && seen.refusals > 5, "{}: {} refusals", engine.name(), seen.refusals);
+    }
+    // Everybody was signed in once: the clients of the load, and the victims.
+    assert_eq!(number("select count(*) from sessions"), seen.len() + victims.len());
+    assert_whole(&gateway);
+
+    // It is killed while the disk is full, with clients at work.
+    let ((), at_the_end) = under_load(&gateway, true, |least| {
+        eventually("every client is served", Duration::from_secs(15), || (least() > 3).then_some(()));
+        fill_up(disk, &gateway, &victims);
+        gateway.signal("KILL");
+        pause(Duration::from_millis(100));
+    });
+    gateway.kill();
+    disk.free();
+    gateway.restart();
+    assert_eq!(gateway.query("pragma integrity_check"), "ok");
+    assert_eq!(gateway.query("pragma foreign_key_check"), "");
+    for (engine, victim, code) in &victims {
+        let verified = send(&gateway, *engine, &post(*engine, "auth/verify-otp/", code));
+        assert_eq!(verified.status, 200, "the code was spent on nothing: {}", verified.shown());
+        let child = refresh(&gateway, *engine, &victim.refresh);
+        assert_eq!(child.status, 200, "the token was spent on nothing: {}", child.shown());
+        let again = login(&gateway, engine.other(), &victim.email, PASSWORD);
+        assert_eq!(again.status, 200, "{}", again.shown());
+    }
+    for (engine, seen) in seen.iter().chain(&at_the_end) {
+        assert_remembered(&gateway, *engine, seen);
+    }
+    assert_whole(&gateway);
+    // Letters that could not be written are written now.
+    let registered = seen.iter().chain(&at_the_end).flat_map(|(_, seen)| seen.registered.iter().rev().take(3));
+    let waits = "select count(*) from outbox where channel = 'mail' and state = 'pending'";
+    eventually("every letter is sent or dead", Duration::from_secs(20), || (gateway.query(waits) == "0").then_some(()));
+    assert_eq!(gateway.query("select count(*) from outbox where channel = 'mail' and state <> 'sent'"), "0");
+    for (email, challenge) in registered {
+        let code = gateway.wait_for_mail(email, 1).code().expect("a code");
+        let body = json!({ "challenge": challenge, "otp": code });
+        let answer = send(&gateway, Engine::V2, &post(Engine::V2, "auth/verify-otp/", &body));
+        assert_eq!(answer.status, 200, "{email}: {}", answer.shown());
+    }
+}
+
+/// Nobody is half registered or half signed in.
+fn assert_whole(gateway: &Gateway) {
+    let number = |statement: &str| -> usize { gateway.query(statement).parse().expect("a number") };
+    let users = number("select count(*) from users");
+    assert_eq!(number("select count(*) from outbox where kind = 'UserRegistered'"), users, "some are half registered");
+    let audited = "select count(distinct user_id) from audit_events where action = 'register'";
+    assert_eq!(number(audited), users, "some are half registered");
+    let sessions = number("select count(*) from sessions");
+    assert_eq!(number("select count(*) from outbox where kind = 'SessionStarted'"), sessions, "half signed in");
+    let audited = "select count(distinct session_id) from audit_events where action in ('login', 'verify_otp')";
+    assert_eq!(number(audited), sessions, "half signed in");
+}
+
+#[test]
+fn a_database_that_may_only_be_read_is_not_ready() {
+    let gateway = Gateway::start(Options::new(Backend::PostgresRedis));
+    let name = gateway.query("select current_database()");
+    let set_read_only = |word: &str| {
+        // One message is one transaction, which may write even when others may not.
+        let default = format!("alter database \"{name}\" set default_transaction_read_only = {word}");
+        gateway.query(&format!("set transaction read write; {default}"));
+        gateway.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name = 'bifrons'",
+        );
+    };
+    let victims = Engine::BOTH.map(|engine| account(&gateway, engine));
+    set_read_only("on");
+    assert_not_ready(&gateway, "database", "store");
+    for (engine, victim) in Engine::BOTH.iter().zip(&victims) {
+        assert_unavailable(&refresh(&gateway, *engine, &victim.refresh));
+    }
+    set_read_only("off");
+    wait_until_ready(&gateway);
+    for (engine, victim) in Engine::BOTH.iter().zip(&victims) {
+        assert_eq!(refresh(&gateway, *engine, &victim.refresh).status, 200);
+    }
+}
+
+#[test]
+fn redis_may_stop_and_come_back_under_load() {
+    let servers = Servers::start(&[("BIFRONS_OTP__RESEND_INTERVAL", "0s")]);
+    let Servers { redis, gateway, .. } = &servers;
+    let victim = account(gateway, Engine::V2);
+    let (before, seen) = under_load(gateway, false, |least| {
+        eventually("every client is served", Duration::from_secs(15), || (least() > 4).then_some(()));
+        let before = held(gateway);
+        for _ in 0..2 {
+            redis.stop();
+            assert_not_ready(gateway, "store", "database");
+            let served = least();
+            pause(Duration::from_millis(800));
+            for engine in Engine::BOTH {
+                assert_unavailable(&login(gateway, engine, &victim.email, PASSWORD));
+            }
+            assert!(least() > served, "what needs no store goes on");
+            redis.start_again();
+            wait_until_ready(gateway);
+            pause(Duration::from_millis(500));
+        }
+        before
+    });
+    for (engine, seen) in &seen {
+        assert!(seen.finished && seen.refusals > 0, "{}: nothing was refused", engine.name());
+        assert_remembered(gateway, *engine, seen);
+    }
+    let query =
+        |statement: &str| -> usize { servers.postgres.query(&servers.database, statement).parse().expect("a number") };
+    let users = query("select count(*) from users");
+    let registered: usize = seen.iter().map(|(_, seen)| seen.registered.len()).sum();
+    assert!(users >= registered + 5, "{registered} were registered, {users} are there");
+    assert_eq!(query("select count(*) from outbox where kind = 'UserRegistered'"), users, "some are half registered");
+    // The codes went with the store; whoever asks for another one is let in.
+    for engine in Engine::BOTH {
+        let of_engine = seen.iter().filter(|(other, _)| *other == engine);
+        let (email, _) = of_engine.flat_map(|(_, seen)| &seen.registered).next().expect("a registration");
+        gateway.wait_for_mail(email, 1);
+        let resend = post(engine, "auth/resend-otp/", &json!({ "email_or_phone": email }));
+        eventually("another code is sent", Duration::from_secs(5), || {
+            (send(gateway, engine, &resend).status == 200).then_some(())
+        });
+        let code = gateway.wait_for_mail(email, 2).code().expect("a code");
+        let answer = send(gateway, engine, &post(engine, "auth/verify-otp/", &json!({ "email": email, "otp": code })));
+        assert_eq!(answer.status, 200, "{}: {}", engine.name(), answer.shown());
+    }
+    assert_comes_back(gateway, before);
+}
+
+#[test]
+fn two_hundred_clients_that_leave_at_once_give_everything_back() {
+    for backend in [Backend::Embedded, Backend::PostgresRedis] {
+        // Hardly more threads than clients, so that every one of them has soon taken the memory it ever takes.
+        let gateway = Gateway::start(Options::new(backend).with("BIFRONS_ENGINES__V1__THREADS", "208"));
+        for engine in Engine::BOTH {
+            let victim = account(&gateway, engine);
+            let body = json!({ "email_or_phone": victim.email, "password": PASSWORD }).to_string();
+            let head = format!(
+                "POST /api/{}/auth/login/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n",
+                engine.name(),
+                body.len()
+            );
+            let storm = || {
+                let mut clients: Vec<TcpStream> =
+                    (0..200).filter_map(|_| TcpStream::connect(engine.address(&gateway)).ok()).collect();
+                assert_eq!(clients.len(), 200, "{}: it takes no more clients", engine.name());
+                for (number, client) in clients.iter_mut().enumerate() {
+                    // A part of the head, a part of the body, or everything and away before the answer.
+                    let whole = format!("{head}{body}");
+                    let most = match number % 4 {
+                        0 => head.len() / 2,
+                        1 => head.len(),
+                        2 => head.len() + body.len() / 2,
+                        _ => whole.len(),
+                    };
+                    client.write_all(whole.as_bytes().get(..most).expect("a part")).expect("it is read");
+                }
+                let peak = held(&gateway);
+                drop(clients);
+                peak
+            };
+            // The pools open their connections during the first storms.
+            let quiet = held(&gateway).0 + 60;
+            let settle = || {
+                eventually("the descriptors of those who left come back", Duration::from_secs(10), || {
+                    (held(&gateway).0 < quiet).then_some(())
+                });
+            };
+            for _ in 0..8 {
+                storm();
+                settle();
+            }
+            let before = held(&gateway);
+            for _ in 0..8 {
+                let (descriptors, _) = storm();
+                assert!(descriptors > quiet + 50, "{}: nobody was there: {descriptors}", engine.name());
+                settle();
+                let again = login(&gateway, engine, &victim.email, PASSWORD);
+                assert_eq!(again.status, 200, "{}: {}", engine.name(), again.shown());
+            }
+            assert_comes_back(&gateway, before);
+            let next = refresh(&gateway, engine, &victim.refresh);
+            assert_eq!(next.status, 200, "{}", next.shown());
+        }
+        assert_whole(&gateway);
     }
 }

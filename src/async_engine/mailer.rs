@@ -209,6 +209,8 @@ async fn write_and_rename(file: &SpoolFile, bytes: &[u8]) -> io::Result<()> {
     let mut temporary =
         OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&file.temporary).await?;
     temporary.write_all(bytes).await?;
+    // Only `flush` tells that the write failed, on a full disk for instance; `sync_all` waits for it and says nothing.
+    temporary.flush().await?;
     temporary.sync_all().await?;
     tokio::fs::rename(&file.temporary, &file.path).await?;
     // The name survives a power loss only when the directory is on disk too.
