@@ -124,26 +124,21 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         Err(error)
     };
     let is_wrong = verified == Verified::No || (user.is_none() && verified != Verified::Other);
-    // A right password need not hide at what cost it was verified, unless the answer would not tell.
-    if is_wrong || locked.is_some() || verified == Verified::Other {
-        make_up(ports, &password, done).await?;
-    }
-    if locked.is_some() && verified == Verified::Outdated && done.is_some() {
-        // A right one for an imported hash has not cost today's hash, as a wrong one has.
-        let nobodys = HashAs::Like(String::new());
-        let _ = ports.hash_password(password.clone(), nobodys).await?;
-    }
+    let hide_cost = async || hide_cost(ports, &password, done, verified).await;
 
     if let Some(wait) = locked {
+        hide_cost().await?;
         return refuse("locked", LoginError::Locked(wait)).await;
     }
     if is_wrong {
+        // Counted first: whoever hangs up meanwhile, or finds the hashers busy, has guessed all the same.
         let too_late = lockout::count_failure(ports, &subject).await?;
         if stuffing::note_failure(ports, caller, &identifier).await? {
             tracing::warn!("many accounts were tried from one address: it is slowed");
             let stuffing = audit::event(ports, "credential_stuffing", caller).refused("slowed");
             ports.store().await?.record(&stuffing).await?;
         }
+        hide_cost().await?;
         return match too_late {
             Some(wait) => refuse("locked", LoginError::Locked(wait)).await,
             None => refuse("invalid_credentials", LoginError::WrongCredentials).await,
@@ -151,9 +146,11 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     }
     // Failures side by side may have locked it meanwhile: then the right password comes too late.
     if let Some(wait) = lockout::locked_for(ports, &subject).await? {
+        hide_cost().await?;
         return refuse("locked", LoginError::Locked(wait)).await;
     }
     let Some(user) = user.filter(|_| verified != Verified::Other) else {
+        hide_cost().await?;
         return refuse("not_verified", LoginError::NotVerified).await;
     };
     if !user.is_active {
@@ -193,11 +190,20 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     Ok(signed_in)
 }
 
-// While there are imported hashes, each failure costs what the dearest of each kind costs: time must not
-// tell whose hash is an imported one. `done` is what this one's own has cost.
-async fn make_up<P: Ports>(ports: &P, password: &Password, done: Option<Cost>) -> Result<(), LoginError> {
-    let rows = ports.store().await?.imported_hashes().await?;
-    let profile = Profile::of_rows(rows);
+// While there are imported hashes, each refusal that must not tell what was found costs what the dearest of
+// each kind costs, and one of today's: time must not tell whose hash is an imported one, nor that a guess
+// at a locked one was right. `done` is what this one's own has cost.
+async fn hide_cost<P: Ports>(
+    ports: &P,
+    password: &Password,
+    done: Option<Cost>,
+    verified: Verified,
+) -> Result<(), LoginError> {
+    if verified == Verified::Outdated && done.is_some() {
+        // A right one for an imported hash has not cost today's hash, as a wrong one has.
+        let _ = ports.hash_password(password.clone(), HashAs::Like(String::new())).await?;
+    }
+    let profile = Profile::of_rows(ports.store().await?.imported_hashes().await?);
     if profile.is_empty() {
         return Ok(());
     }
