@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help run test bench fmt lint footprint
+.PHONY: help run test timing bench fmt lint footprint
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -19,6 +19,10 @@ test: ## everything a change has to pass: format, lints, all tests, memory of th
 	cargo test
 	cargo build --release
 	scripts/footprint
+
+timing: ## whether answers can be told apart by time: the abuse list's timing cases on a release build
+	scripts/bootstrap
+	cargo test --release --test abuse -- --ignored --nocapture --test-threads=1 timing
 
 bench: ## both engines under load, side by side
 	scripts/bootstrap

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::admin::{self, NewUser, OutboxLine, Retry};
+use crate::api::{Version, openapi};
 use crate::settings::{self, Secret, Settings, Sources};
 use crate::store::migrations::{self, MigrationProgress};
 use crate::{parts, serve};
@@ -27,6 +28,7 @@ Examples:
   bifrons user create --email ada@example.com --role admin
                                              asks for the password
   bifrons keys generate                      a fresh master secret
+  bifrons openapi v2 > openapi.json          the document of an engine's API
 
 Configuration, a later source over an earlier one: the defaults; the file named by
 --config, else by BIFRONS_CONFIG, else ./bifrons.toml; environment variables such as
@@ -98,9 +100,24 @@ enum Command {
     /// Make keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Print the OpenAPI document of a version, as it is served at /api/{v}/openapi.json.
+    #[command(name = "openapi")]
+    OpenApi {
+        /// v1 is the blocking engine's, v2 the async engine's
+        #[arg(value_enum)]
+        version: ApiVersion,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
     /// See and retry letters that wait for delivery.
     #[command(subcommand)]
     Outbox(OutboxCommand),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ApiVersion {
+    V1,
+    V2,
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +305,7 @@ fn run(command: Command) -> Outcome {
             print(if was_locked { "unlocked\n" } else { "it was not locked\n" })
         }
         Command::Keys(KeysCommand::Generate { kind, algorithm }) => generate_key(kind, algorithm),
+        Command::OpenApi { version, sources } => show_document(version, sources),
         Command::Outbox(OutboxCommand::List { state, limit, sources }) => {
             let lines = admin::outbox_list(&load(sources)?, state.map(LetterState::name), limit)?;
             print(&table(&lines))
@@ -350,6 +368,15 @@ fn show(settings: &Settings) -> Outcome {
         text.push_str(&format!("{} = {}{:pad$}  # {}\n", line.key, line.value, "", line.source));
     }
     print(&text)
+}
+
+fn show_document(version: ApiVersion, sources: SourceArgs) -> Outcome {
+    let version = match version {
+        ApiVersion::V1 => Version::V1,
+        ApiVersion::V2 => Version::V2,
+    };
+    let document = openapi::document(version, load(sources)?.public_url.as_str());
+    print(&format!("{}\n", serde_json::to_string_pretty(&document)?))
 }
 
 fn create_user(arguments: CreateArgs) -> Outcome {
@@ -505,6 +532,8 @@ mod tests {
             "keys generate --kind signing",
             "keys generate --kind signing --algorithm EdDSA",
             "keys generate --kind signing --algorithm hs256",
+            "openapi v1",
+            "openapi v2 --set public_url=https://id.example.org",
             "outbox list",
             "outbox list --state dead --limit 5",
             "outbox retry one two",
@@ -524,6 +553,8 @@ mod tests {
             "user create --email ada@example.com",
             "user create --email ada@example.com --role root",
             "outbox retry",
+            "openapi",
+            "openapi v3",
             "outbox retry one --all-dead",
             "outbox list --limit 0",
             "outbox list --state lost",

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::Version;
+use super::{Version, docs::Documents};
 use crate::settings::Settings;
 
 /// Settings that a request is read and answered with.
@@ -16,7 +16,7 @@ pub struct Edge {
     own_origin: String,
     cookies_are_secure: bool,
     device_ttl: Duration,
-    serves_docs: bool,
+    documents: Option<Documents>,
     ports: [Option<u16>; 2],
 }
 
@@ -30,7 +30,7 @@ impl Edge {
             own_origin: settings.public_url.origin().ascii_serialization(),
             cookies_are_secure: settings.cookies_are_secure(),
             device_ttl: settings.devices.ttl,
-            serves_docs: settings.docs.enabled,
+            documents: settings.docs.enabled.then(|| Documents::new(settings.public_url.as_str())),
             ports: [v1.enabled.then(|| v1.bind.port()), v2.enabled.then(|| v2.bind.port())],
         }
     }
@@ -63,7 +63,7 @@ impl Edge {
 
     /// The refresh cookie's name. `__Host-` binds it to this host and to https (RFC 6265bis §4.1.3.2).
     pub const fn cookie_name(&self) -> &'static str {
-        if self.cookies_are_secure { "__Host-bifrons_refresh" } else { "bifrons_refresh" }
+        cookie_name(self.cookies_are_secure)
     }
 
     /// A `Set-Cookie` for the refresh token; without a value it removes it.
@@ -85,9 +85,9 @@ impl Edge {
         format!("{name}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}")
     }
 
-    /// Whether the OpenAPI document and Swagger UI are served.
-    pub const fn serves_docs(&self) -> bool {
-        self.serves_docs
+    /// The OpenAPI documents, when they and Swagger UI are served.
+    pub const fn documents(&self) -> Option<&Documents> {
+        self.documents.as_ref()
     }
 
     /// The port that serves a version, when its engine runs.
@@ -98,6 +98,11 @@ impl Edge {
             Version::V2 => v2,
         }
     }
+}
+
+/// The refresh cookie's name where cookies are secure or not.
+pub const fn cookie_name(is_secure: bool) -> &'static str {
+    if is_secure { "__Host-bifrons_refresh" } else { "bifrons_refresh" }
 }
 
 // `192.0.2.1`, `192.0.2.1:1234`, `2001:db8::1`, `[2001:db8::1]:1234`.

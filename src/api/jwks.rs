@@ -27,7 +27,8 @@ struct Key<'a> {
 
 /// The JWK set, to be kept for a while: a key is announced before it signs (`tokens.verification_keys`).
 pub fn document(keys: &Keys) -> Document {
-    Document { content_type: CONTENT_TYPE, is_cacheable: true, headers: Vec::new(), body: jwks(keys).into_bytes() }
+    let body = jwks(keys).into_bytes().into();
+    Document { content_type: CONTENT_TYPE, is_cacheable: true, headers: Vec::new(), body }
 }
 
 /// The JWK set as JSON, the signing key first; empty with HS256, whose keys are secret.

@@ -3,10 +3,12 @@
 
 pub mod body;
 pub mod call;
+pub mod docs;
 pub mod edge;
 pub mod framing;
 pub mod jwks;
 pub mod log;
+pub mod openapi;
 pub mod reply;
 pub mod routes;
 pub mod views;

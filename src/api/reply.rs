@@ -44,7 +44,7 @@ pub struct Document {
     /// More header fields.
     pub headers: Vec<(&'static str, String)>,
     /// The bytes.
-    pub body: Vec<u8>,
+    pub body: Cow<'static, [u8]>,
 }
 
 /// What an operation came to, and how the client stands with its limits.
@@ -69,8 +69,8 @@ pub struct Reply {
     pub status: u16,
     /// Fields beside `Content-Length` and `Date`.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON, or nothing for 204.
-    pub body: Vec<u8>,
+    /// JSON, a document, or nothing for 204.
+    pub body: Cow<'static, [u8]>,
     /// The connection cannot be used again: its body was not read, or its framing is in doubt.
     pub closes: bool,
 }
@@ -268,7 +268,7 @@ impl Reply {
 
     /// A refusal without an envelope, as the servers themselves refuse a malformed head.
     pub const fn bare(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), closes: true }
+        Self { status, headers: Vec::new(), body: Cow::Borrowed(&[]), closes: true }
     }
 
     /// A refusal.
@@ -310,13 +310,13 @@ impl Reply {
             headers.push(("Access-Control-Max-Age", "600".to_owned()));
         }
         headers.push(("Allow", methods));
-        Self { status: 204, headers, body: Vec::new(), closes: call.has_unread_body() }
+        Self { status: 204, headers, body: Cow::Borrowed(&[]), closes: call.has_unread_body() }
     }
 
     fn json(edge: &Edge, call: &Call, status: u16, body: &Envelope<'_>) -> Self {
         let mut headers = common(edge, call);
         headers.push(("Content-Type", "application/json".to_owned()));
-        Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default(), closes: false }
+        Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default().into(), closes: false }
     }
 }
 

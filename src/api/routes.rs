@@ -77,6 +77,12 @@ pub enum Operation {
     LoginEvents,
     /// The keys that tokens are verified with.
     JsonWebKeys,
+    /// The OpenAPI document.
+    OpenApi,
+    /// The page of Swagger UI.
+    Docs,
+    /// A file that the page loads.
+    DocsFile,
     /// The process runs.
     Live,
     /// The process can serve.
@@ -104,6 +110,9 @@ impl Operation {
             Self::RevokeOtherSessions => "sessions_revoke_others",
             Self::LoginEvents => "login_events",
             Self::JsonWebKeys => "jwks",
+            Self::OpenApi => "openapi",
+            Self::Docs => "docs",
+            Self::DocsFile => "docs_file",
             Self::Live => "live",
             Self::Ready => "ready",
         }
@@ -120,7 +129,8 @@ impl Operation {
             Self::VerifyToken => Class::TokenVerify,
             Self::Me | Self::UpdateMe | Self::LoginEvents => Class::General,
             Self::Sessions | Self::RevokeSession | Self::RevokeOtherSessions => Class::General,
-            Self::JsonWebKeys | Self::Live | Self::Ready => Class::Free,
+            Self::JsonWebKeys | Self::OpenApi | Self::Docs | Self::DocsFile => Class::Free,
+            Self::Live | Self::Ready => Class::Free,
         }
     }
 
@@ -195,6 +205,9 @@ pub const ROUTES: &[Route] = &[
     route("DELETE", Scope::Versioned, "/auth/sessions/{id}", Operation::RevokeSession),
     route("POST", Scope::Versioned, "/auth/sessions/revoke-others", Operation::RevokeOtherSessions),
     route("GET", Scope::Versioned, "/auth/login-events", Operation::LoginEvents),
+    route("GET", Scope::Versioned, "/openapi.json", Operation::OpenApi),
+    route("GET", Scope::Versioned, "/docs", Operation::Docs),
+    route("GET", Scope::Versioned, "/docs/{file}", Operation::DocsFile),
     route("POST", Scope::Legacy, "/auth/login", Operation::Login),
     route("POST", Scope::Legacy, "/auth/register", Operation::Register),
     route("POST", Scope::Legacy, "/auth/logout", Operation::Logout),

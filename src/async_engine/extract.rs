@@ -1,6 +1,7 @@
 //! From actix's request to a call, and from a reply to actix's response.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     net::{IpAddr, Ipv4Addr},
     pin::Pin,
@@ -75,9 +76,16 @@ pub fn response(reply: Reply, payload: Payload) -> HttpResponse {
         builder.append_header((name, value));
     }
     if !reply.closes {
-        return builder.body(reply.body);
+        return builder.body(bytes(reply.body));
     }
-    builder.force_close().body(Unread { body: Some(Bytes::from(reply.body)), _payload: payload })
+    builder.force_close().body(Unread { body: Some(bytes(reply.body)), _payload: payload })
+}
+
+fn bytes(body: Cow<'static, [u8]>) -> Bytes {
+    match body {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => Bytes::from(bytes),
+    }
 }
 
 struct Unread {

@@ -1,6 +1,6 @@
 //! From rouille's request to a call, and from a reply to rouille's response.
 
-use std::io::Read as _;
+use std::{borrow::Cow, io::Read as _};
 
 use rouille::{Request, Response, ResponseBody};
 
@@ -35,7 +35,14 @@ pub fn response(reply: Reply) -> Response {
     Response {
         status_code: reply.status,
         headers: reply.headers.into_iter().map(|(name, value)| (name.into(), value.into())).chain(close).collect(),
-        data: ResponseBody::from_data(reply.body),
+        data: body(reply.body),
         upgrade: None,
+    }
+}
+
+fn body(bytes: Cow<'static, [u8]>) -> ResponseBody {
+    match bytes {
+        Cow::Borrowed(bytes) => ResponseBody::from_reader_and_size(bytes, bytes.len()),
+        Cow::Owned(bytes) => ResponseBody::from_data(bytes),
     }
 }

@@ -1,7 +1,7 @@
 //! What each operation does on this engine: read, call the service, answer.
 
 use crate::{
-    api::{Call, Edge, Handled, Operation, Success, jwks},
+    api::{Call, Edge, Handled, Operation, Success, docs, jwks},
     services::{
         authenticate::{Bearer, authenticate},
         change_password::change_password,
@@ -138,6 +138,9 @@ fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation, p
             Ok(Success::password_reset())
         }
         Operation::JsonWebKeys => Ok(Success::document(jwks::document(&ports.keys))),
+        Operation::OpenApi => docs::openapi(edge, call.version).map(Success::document),
+        Operation::Docs => docs::page(edge, &call.path).map(Success::document),
+        Operation::DocsFile => docs::file(edge, parameters).map(Success::document),
         Operation::Live => Ok(Success::live()),
         Operation::Ready => Success::ready(&run(ready(ports))),
         _ => Err(Problem::server_error()),

@@ -3,6 +3,7 @@
 use super::http::{Answer, Request};
 use super::tokens::claims_of;
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -57,6 +58,8 @@ impl Replacements {
                 check_request_id(answer, &body, &name);
                 self.value("", &body)
             }
+            // A port's digits may stand anywhere in a long file, and mean nothing there.
+            Err(_) if answer.body.len() > 1 << 16 => Value::String(format!("<{:x?}>", Sha256::digest(&answer.body))),
             Err(_) => Value::String(self.apply(&String::from_utf8_lossy(&answer.body))),
         };
         Exchange { request: name, answer: json!({ "status": answer.status, "headers": headers, "body": body }) }

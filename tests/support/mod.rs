@@ -3,6 +3,7 @@
 #![expect(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod answers;
+mod document;
 mod gateway;
 mod http;
 mod letters;
@@ -13,6 +14,7 @@ mod tokens;
 mod worlds;
 
 pub use answers::{Exchange, first_difference};
+pub use document::{document, judge};
 pub use gateway::{Backend, Gateway, Options, Outcome, Refusal, run_alone};
 pub use http::{Answer, Client, Request};
 pub use letters::{Mail, Sms};

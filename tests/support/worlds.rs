@@ -3,6 +3,7 @@
 
 use super::PASSWORD;
 use super::answers::{Exchange, Replacements, first_difference};
+use super::document;
 use super::gateway::{Backend, Gateway, Options};
 use super::http::{Answer, Client, Request};
 use serde_json::{Value, json};
@@ -172,6 +173,7 @@ impl<'a> Side<'a> {
         let named = self.named(request, self.engine);
         let [own, _] = &mut self.clients;
         let answer = own.send(&named);
+        document::check(self.engine, &named, &answer);
         self.exchanges.push(self.replacements.exchange(request, &answer));
         answer
     }
@@ -181,13 +183,17 @@ impl<'a> Side<'a> {
         let named = self.named(request, self.engine.other());
         let [_, other] = &mut self.clients;
         let answer = other.send(&named);
+        document::check(self.engine.other(), &named, &answer);
         self.exchanges.push(self.replacements.exchange(request, &answer));
         answer
     }
 
     /// Sends it on a connection of its own and compares nothing: for requests at the same time.
     pub fn send_apart(&self, request: &Request) -> Answer {
-        Client::new(self.engine.address(self.gateway)).send(&self.named(request, self.engine))
+        let named = self.named(request, self.engine);
+        let answer = Client::new(self.engine.address(self.gateway)).send(&named);
+        document::check(self.engine, &named, &answer);
+        answer
     }
 
     /// What the last request and its answer come to in the comparison.
