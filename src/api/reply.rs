@@ -320,7 +320,7 @@ impl Reply {
     }
 }
 
-// draft-ietf-httpapi-ratelimit-headers-07: whole seconds, of the rule that has the least left.
+// draft-ietf-httpapi-ratelimit-headers-06: whole seconds, of the rule that has the least left.
 fn limit_headers(standing: &Standing) -> [(&'static str, String); 4] {
     let Standing { policy, limit, left } = standing;
     let policy: Vec<String> = policy.iter().map(|rate| format!("{};w={}", rate.count, rate.per.as_secs())).collect();

@@ -63,7 +63,7 @@ pub struct Left {
 }
 
 /// How a client stands with the limits of a route, for the `RateLimit-*` headers
-/// (draft-ietf-httpapi-ratelimit-headers-07).
+/// (draft-ietf-httpapi-ratelimit-headers-06).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// Every rule that applies.

@@ -157,6 +157,8 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         return refuse("disabled", LoginError::Disabled).await;
     }
     if !user.is_verified {
+        // As above, where the same answer is given for an address that has an account.
+        hide_cost().await?;
         return refuse("not_verified", LoginError::NotVerified).await;
     }
     let new_hash = match verified {
@@ -326,5 +328,24 @@ mod tests {
         let other = run(world.hash_password(Password::new("another-Kettle-1"), HashAs::New([9; 16]))).unwrap();
         world.on_next_commit(move |user| user.password_hash = Some(other));
         assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::WrongCredentials)));
+    }
+
+    #[test]
+    fn a_waiting_registration_hides_its_cost_alike_for_free_and_taken_addresses() {
+        let world = world();
+        let sign_up = |email: &str, password: &str| {
+            let wanted = json!({ "email": email, "password": password });
+            assert!(run(crate::services::register::register(&world, &caller(), request(wanted))).is_ok());
+        };
+        sign_up("free@example.org", "copper-Lantern-57-quartz");
+        sign_up("ada@example.org", "copper-Lantern-57-quartz");
+        run(world.clone().note_imported_hash("bcrypt", 16)).unwrap();
+        for email in ["free@example.org", "ada@example.org"] {
+            let attempted = attempt(&world, email, "copper-Lantern-57-quartz");
+            assert!(matches!(attempted, Err(LoginError::NotVerified)));
+        }
+        let made_up = world.made_up();
+        assert_eq!(made_up.len(), 2);
+        assert_eq!(made_up.first(), made_up.last());
     }
 }

@@ -81,6 +81,9 @@ fn is_bare(answer: &Answer) -> bool {
 
 fn path_of(target: &str) -> &str {
     let path = target.split(['?', '#']).next().unwrap_or_default();
+    // A target in absolute form (RFC 9112, 3.2.2) names a host first.
+    let rest = path.strip_prefix("http://").or_else(|| path.strip_prefix("https://"));
+    let path = rest.map_or(path, |rest| rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/"));
     path.strip_suffix('/').unwrap_or(path)
 }
 
