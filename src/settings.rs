@@ -898,6 +898,45 @@ mod tests {
         assert!(!settings.cookies_are_secure());
         assert!(settings.secrets.master.is_none());
         assert_eq!(settings.mail.from.to_string(), "Bifrons <no-reply@localhost>");
+        let day = Duration::from_secs(86_400);
+        assert_eq!((settings.otp.link_ttl, settings.devices.ttl), (Duration::from_secs(3600), day * 365));
+        assert_eq!(settings.sessions.idle_timeout, Some(day * 30));
+        assert_eq!((settings.sessions.absolute_timeout, settings.sessions.max_per_user), (Some(day * 180), 0));
+        assert_eq!((settings.stuffing.identifiers, settings.stuffing.window), (20, Duration::from_secs(600)));
+        assert_eq!(settings.stuffing.rate, Some(Rate { count: 2, per: Duration::from_secs(60) }));
+        assert_eq!(settings.passwords.breaches_url, None, "off by default");
+        assert_eq!(settings.passwords.breaches_on_failure, OnFailure::Open);
+        assert_eq!(settings.geoip.database, None);
+        assert!(settings.docs.enabled);
+        assert_eq!(settings.links.password_reset.matches('{').count(), 2);
+    }
+
+    #[test]
+    fn keys_that_may_be_off_or_empty_say_so() {
+        let settings = Settings::from_overrides(&[
+            "sessions.idle_timeout=off",
+            "sessions.absolute_timeout=off",
+            "stuffing.rate=off",
+            "geoip.database=",
+            "docs.enabled=false",
+            "passwords.breaches_url=",
+        ])
+        .unwrap();
+        assert_eq!((settings.sessions.idle_timeout, settings.sessions.absolute_timeout), (None, None));
+        assert_eq!((settings.stuffing.rate, settings.geoip.database.clone()), (None, None));
+        assert!(!settings.docs.enabled && settings.passwords.breaches_url.is_none());
+        let settings = Settings::load(&environment(&[
+            ("BIFRONS_SESSIONS__MAX_PER_USER", "3"),
+            ("BIFRONS_GEOIP__DATABASE", "/var/lib/places.mmdb"),
+            ("BIFRONS_PASSWORDS__BREACHES_URL", "https://list.example.com"),
+            ("BIFRONS_PASSWORDS__BREACHES_ON_FAILURE", "closed"),
+            ("BIFRONS_LINKS__SIGN_IN", "/enter"),
+        ]))
+        .unwrap();
+        assert_eq!(settings.sessions.max_per_user, 3);
+        assert_eq!(settings.geoip.database.as_deref(), Some(Path::new("/var/lib/places.mmdb")));
+        assert_eq!(settings.passwords.breaches_on_failure, OnFailure::Closed);
+        assert_eq!(settings.links.sign_in, "/enter");
     }
 
     #[test]
@@ -1011,6 +1050,19 @@ mod tests {
             ("tokens.verification_keys=k1=", "ID=FILE"),
             ("cors.origins=[1]", "found 1, but a text in quotes is needed"),
             ("public_url=nowhere", "a URL such as"),
+            ("passwords.breaches_url=nowhere", "a URL such as"),
+            ("passwords.breaches_on_failure=ajar", "one of open, closed is needed"),
+            ("passwords.breaches_timeout=2", "such as \"15m\""),
+            ("sessions.idle_timeout=never", "or \"off\""),
+            ("sessions.absolute_timeout=180", "or \"off\""),
+            ("sessions.max_per_user=all", "found \"all\", but a whole number is needed"),
+            ("sessions.max_per_user=-1", "found -1, but a whole number is needed"),
+            ("stuffing.rate=2", "such as \"10/min\""),
+            ("stuffing.identifiers=few", "a whole number from 0 to 4294967295"),
+            ("stuffing.window=10", "such as \"15m\""),
+            ("devices.ttl=off", "such as \"15m\""),
+            ("otp.link_ttl=1hour", "such as \"15m\""),
+            ("docs.enabled=on", "found \"on\", but true or false is needed"),
             ("public_url", "KEY=VALUE"),
         ] {
             let error = Settings::from_overrides(&[assignment]).unwrap_err().to_string();

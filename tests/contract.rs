@@ -10,11 +10,11 @@ use bifrons::services::identifier::Identifier;
 use bifrons::services::keys::Keys;
 use bifrons::services::limits::{Decision, Left, LocalLimiter, Rate, Rule};
 use bifrons::services::model::{
-    AuditEvent, AuthProvider, Caller, Channel, Confirmation, EndReason, OutboxEntry, OutboxState, Outcome,
-    ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
+    AuditEvent, AuthProvider, Caller, Channel, Confirmation, EndReason, LoginEvent, OutboxEntry, OutboxState, Outcome,
+    Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Ephemeral, Inserted, Outbox as _, Ports, Sessions as _, Users as _,
+    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Sessions as _, Users as _,
 };
 use bifrons::services::run::run;
 use bifrons::settings::{DatabaseUrl, Settings};
@@ -285,11 +285,17 @@ everywhere! { DATABASES:
     only_an_unverified_user_can_be_contested
     a_profile_changes_only_where_it_is_told_to
     a_login_is_noted_and_may_renew_the_hash
+    a_password_is_set_where_it_is_the_one_that_was_seen
+    of_many_new_passwords_at_once_exactly_one_is_set
+    the_greatest_cost_of_imported_hashes_is_kept_while_there_are_any
     a_session_is_read_as_it_was_written
     a_session_moves_on_from_its_present_generation_only
     of_fifty_rotations_from_one_generation_exactly_one_succeeds
     a_session_ends_once
     every_living_session_of_one_user_ends
+    every_living_session_but_one_ends
+    the_use_of_a_session_is_noted_once_the_last_note_is_old
+    living_sessions_are_counted_and_listed_in_pages
     a_letter_belongs_to_one_owner_until_its_lease_ends
     claims_side_by_side_share_no_letter
     a_letter_is_sent_tried_again_or_given_up
@@ -297,6 +303,7 @@ everywhere! { DATABASES:
     dead_letters_come_back
     old_rows_are_purged_and_no_others
     an_audit_event_is_written_whole
+    ways_in_are_counted_and_listed_in_pages
     a_unit_of_work_is_kept_or_undone_as_a_whole
     a_commit_that_fails_keeps_nothing_and_spoils_no_connection
     units_of_work_side_by_side_all_succeed
@@ -522,6 +529,7 @@ mod stories {
             unverified(ports),
             User { email: None, is_active: false, is_contested: true, role: Role::Admin, ..user(ports) },
             User { phone: None, auth_provider: AuthProvider::Google, role: Role::Staff, ..user(ports) },
+            User { password_changed_at: None, password_hash: None, ..user(ports) },
         ] {
             let written = inserted(ports, written).await;
             assert_same(&found(ports, written.id).await.expect("by id"), &written);
@@ -763,6 +771,108 @@ mod stories {
         }
     }
 
+    pub(super) async fn a_password_is_set_where_it_is_the_one_that_was_seen<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let bystander = inserted(ports, user(ports)).await;
+        let without = User { password_hash: None, password_changed_at: None, ..user(ports) };
+        for mut expected in [user(ports), without] {
+            expected = inserted(ports, expected).await;
+            for (nth, new_hash) in ["$first", "$second"].into_iter().enumerate() {
+                let at = later(ports.now(), 1 + i64::try_from(nth).expect("a small number"));
+                let mut store = ports.store().await.expect("a connection");
+                let opposite = expected.password_hash.is_none().then(String::new);
+                for password_hash in [Some("$changed meanwhile".to_owned()), opposite] {
+                    let stale = User { password_hash, ..expected.clone() };
+                    assert!(!store.set_password(&stale, "$lost", at).await.expect("an answer"));
+                }
+                assert!(store.set_password(&expected, new_hash, at).await.expect("an answer"));
+                drop(store);
+                expected.password_hash = Some(new_hash.to_owned());
+                (expected.password_changed_at, expected.updated_at) = (Some(at), at);
+                assert_same(&found(&world.twin(), expected.id).await.expect("the user"), &expected);
+            }
+        }
+        assert_same(&found(ports, bystander.id).await.expect("the other"), &bystander);
+
+        let now = ports.now();
+        let mut store = ports.store().await.expect("a connection");
+        assert!(!store.set_password(&user(ports), "$nobody's", now).await.expect("an answer"));
+        for gone in [
+            User { is_active: false, ..user(ports) },
+            User { deleted_at: Some(now), ..user(ports) },
+            User { deleted_at: Some(now), password_hash: None, ..user(ports) },
+        ] {
+            assert_eq!(store.insert_user(&gone).await.expect("an answer"), Inserted::Yes);
+            assert!(!store.set_password(&gone, "$lost", now).await.expect("an answer"));
+        }
+        let lost = "SELECT CAST(count(*) AS TEXT) AS value FROM users WHERE password_hash = '$lost'";
+        assert_eq!(world.value(lost, lost), "0");
+    }
+
+    pub(super) async fn of_many_new_passwords_at_once_exactly_one_is_set<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let seen = inserted(ports, user(ports)).await;
+        let twin = world.twin();
+        let answers = ports
+            .together(20, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                let (hash, now) = (format!("$hash {nth}"), ports.now());
+                let set = ports.transaction(async |store| store.set_password(&seen, &hash, now).await).await;
+                (hash, set.expect("an answer"))
+            })
+            .await;
+        let set: Vec<&String> = answers.iter().filter(|(_, set)| *set).map(|(hash, _)| hash).collect();
+        assert_eq!(set.len(), 1);
+        assert_eq!(found(ports, seen.id).await.expect("the user").password_hash.as_ref(), set.first().copied());
+    }
+
+    pub(super) async fn the_greatest_cost_of_imported_hashes_is_kept_while_there_are_any<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let sorted = async || {
+            let mut store = world.twin().store().await.expect("a connection");
+            let mut rows = store.imported_hashes().await.expect("an answer");
+            rows.sort();
+            rows
+        };
+        assert_eq!(sorted().await, []);
+        let mut store = ports.store().await.expect("a connection");
+        for (scheme, work) in [
+            ("pbkdf2_sha256", 36_000),
+            ("pbkdf2_sha256", 1_500_000),
+            ("pbkdf2_sha256", 870_000),
+            ("scrypt$n=16384,r=8,p=1", 1),
+            ("bcrypt", i64::MAX),
+        ] {
+            store.note_imported_hash(scheme, work).await.expect("an answer");
+        }
+        let noted = [
+            ("bcrypt".to_owned(), i64::MAX),
+            ("pbkdf2_sha256".to_owned(), 1_500_000),
+            ("scrypt$n=16384,r=8,p=1".to_owned(), 1),
+        ];
+        assert_eq!(sorted().await, noted);
+        let undone = ports
+            .transaction(async |store| {
+                store.note_imported_hash("pbkdf2_sha1", 1).await?;
+                Err::<(), _>(Undone::OnPurpose)
+            })
+            .await;
+        assert!(undone.is_err());
+        assert_eq!(sorted().await, noted);
+
+        let old = later(ports.now(), -1000);
+        let before = Before { outbox: old, audit: old, unverified: old };
+        let imported = User { password_hash: Some("pbkdf2_sha256$36000$salt$AAAA".to_owned()), ..user(ports) };
+        let imported = inserted(ports, imported).await;
+        inserted(ports, user(ports)).await;
+        inserted(ports, User { password_hash: None, ..user(ports) }).await;
+        assert_eq!(store.purge(ports.now(), &before).await.expect("an answer"), 0);
+        assert_eq!(sorted().await, noted, "one of them is still to be replaced");
+        assert!(store.record_login(&imported, Some("$argon2id$v=19$x"), ports.now()).await.expect("an answer"));
+        assert_eq!(store.purge(ports.now(), &before).await.expect("an answer"), 3);
+        assert_eq!(sorted().await, []);
+    }
+
     pub(super) async fn a_session_is_read_as_it_was_written<P: Adapter>(world: &World<P>) {
         let ports = &world.ports;
         let owner = inserted(ports, user(ports)).await;
@@ -777,6 +887,11 @@ mod stories {
             end(EndReason::Logout),
             end(EndReason::LogoutAll),
             end(EndReason::TokenReused),
+            end(EndReason::Revoked),
+            end(EndReason::PasswordChanged),
+            end(EndReason::PasswordReset),
+            end(EndReason::Displaced),
+            Session { place: bifrons::services::model::Place::default(), ..session(ports, &owner) },
             Session { expires_at: later(ports.now(), -1), ..session(ports, &owner) },
         ] {
             let written = opened(ports, written).await;
@@ -878,6 +993,100 @@ mod stories {
         assert_eq!(session_now(ports, ended.id).await, ended);
         assert_eq!(session_now(ports, bystander.id).await, bystander);
         assert_eq!(store.end_sessions_of(owner.id, None, EndReason::Logout, at).await.expect("an answer"), []);
+    }
+
+    pub(super) async fn every_living_session_but_one_ends<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (owner, other) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let kept = opened(ports, session(ports, &owner)).await;
+        let mut ended =
+            [opened(ports, session(ports, &owner)).await.id, opened(ports, session(ports, &owner)).await.id];
+        ended.sort();
+        let bystander = opened(ports, session(ports, &other)).await;
+        let at = ports.now();
+        let mut store = ports.store().await.expect("a connection");
+        let why = EndReason::PasswordChanged;
+        let mut answer = store.end_sessions_of(owner.id, Some(kept.id), why, at).await.expect("an answer");
+        answer.sort();
+        assert_eq!(answer, ended);
+        for id in ended {
+            let after = session_now(ports, id).await;
+            assert_eq!((after.ended_at, after.end_reason), (Some(at), Some(why)));
+        }
+        assert_eq!(session_now(ports, kept.id).await, kept);
+        assert_eq!(session_now(ports, bystander.id).await, bystander);
+        assert_eq!(store.end_sessions_of(owner.id, Some(kept.id), why, at).await.expect("an answer"), []);
+        // Another user's session spares none.
+        let spared = store.end_sessions_of(owner.id, Some(bystander.id), why, at).await.expect("an answer");
+        assert_eq!(spared, [kept.id]);
+    }
+
+    pub(super) async fn the_use_of_a_session_is_noted_once_the_last_note_is_old<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let owner = inserted(ports, user(ports)).await;
+        let (it, bystander) =
+            (opened(ports, session(ports, &owner)).await, opened(ports, session(ports, &owner)).await);
+        let at = later(ports.now(), 100);
+        let mut store = ports.store().await.expect("a connection");
+        for before in [later(it.last_used_at, -1), it.last_used_at] {
+            store.touch_session(it.id, before, at).await.expect("an answer");
+            assert_eq!(session_now(ports, it.id).await, it, "noted again too soon");
+        }
+        let before = it.last_used_at + Duration::from_micros(1);
+        store.touch_session(it.id, before, at).await.expect("an answer");
+        assert_eq!(session_now(ports, it.id).await, Session { last_used_at: at, ..it.clone() });
+        assert_eq!(session_now(ports, bystander.id).await, bystander);
+        store.touch_session(session(ports, &owner).id, at, at).await.expect("an answer of nothing");
+    }
+
+    pub(super) async fn living_sessions_are_counted_and_listed_in_pages<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (owner, other) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let now = ports.now();
+        let living = Living { at: now, used_after: later(now, -1000), opened_after: later(now, -5000) };
+        let moment = Duration::from_micros(1);
+        let base = Session { created_at: later(now, -400), last_used_at: later(now, -25), ..session(ports, &owner) };
+        let one = || Session { id: SessionId(ports.new_id()), ..base.clone() };
+        // At each limit, and one moment on its better side.
+        for not_living in [
+            Session { ended_at: Some(now), end_reason: Some(EndReason::Revoked), ..one() },
+            Session { expires_at: living.at, ..one() },
+            Session { last_used_at: living.used_after, ..one() },
+            Session { created_at: living.opened_after, ..one() },
+            Session { user_id: other.id, ..one() },
+        ] {
+            opened(ports, not_living).await;
+        }
+        let mut expected = Vec::new();
+        for alive in [
+            Session { expires_at: living.at + moment, ..one() },
+            Session { last_used_at: living.used_after + moment, created_at: later(now, -2000), ..one() },
+            Session { created_at: living.opened_after + moment, ..one() },
+            // Of one moment, told apart by their ids.
+            one(),
+            one(),
+            Session { created_at: later(now, -1), ..one() },
+        ] {
+            expected.push(opened(ports, alive).await);
+        }
+        expected.sort_by_key(|session| std::cmp::Reverse((session.created_at, session.id)));
+        let mut store = ports.store().await.expect("a connection");
+        for limit in [1_i64, 2, 4, 6, 100] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = Page { limit, after };
+                let listed = store.sessions_of(owner.id, &living, page).await.expect("an answer");
+                assert_eq!(listed.count, 6, "of the whole list");
+                assert!(i64::try_from(listed.items.len()).expect("a number") <= limit);
+                let Some(last) = listed.items.last() else { break };
+                after = Some((last.created_at, last.id.0));
+                seen.extend(listed.items);
+            }
+            assert_eq!(seen, expected, "in pages of {limit}");
+        }
+        let nobody = UserId(ports.new_id());
+        let listed = store.sessions_of(nobody, &living, Page { limit: 9, after: None }).await.expect("an answer");
+        assert_eq!((listed.count, listed.items), (0, Vec::new()));
     }
 
     pub(super) async fn a_letter_belongs_to_one_owner_until_its_lease_ends<P: Adapter>(world: &World<P>) {
@@ -1114,6 +1323,74 @@ mod stories {
         // An event of nobody.
         store.record(&audit_event(ports)).await.expect("an answer");
         assert_eq!(world.count("audit_events"), 2);
+    }
+
+    pub(super) async fn ways_in_are_counted_and_listed_in_pages<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (who, other, now) = (UserId(ports.new_id()), UserId(ports.new_id()), ports.now());
+        let event = |action: &'static str, age: i64| AuditEvent {
+            action,
+            at: later(now, -age),
+            user_id: Some(who),
+            ..audit_event(ports)
+        };
+        let mut store = ports.store().await.expect("a connection");
+        for foreign in [
+            event("token_refresh", 3),
+            event("create_user", 3),
+            AuditEvent { user_id: Some(other), ..event("login", 3) },
+            AuditEvent { user_id: None, ..event("login", 3) },
+        ] {
+            store.record(&foreign).await.expect("an answer");
+        }
+        let session_id = Some(SessionId(ports.new_id()));
+        let nowhere = bifrons::services::model::Place::default();
+        let mut expected = Vec::new();
+        for one in [
+            AuditEvent { outcome: Outcome::Success, reason: "", session_id, ..event("login", 50) },
+            AuditEvent { outcome: Outcome::Success, reason: "", session_id, ..event("verify_otp", 90) },
+            AuditEvent { place: nowhere, ..event("login", 10) },
+            // Of one moment, told apart by their ids.
+            event("login", 20),
+            event("login", 20),
+        ] {
+            store.record(&one).await.expect("an answer");
+            expected.push(LoginEvent {
+                id: one.id,
+                at: one.at,
+                action: one.action.to_owned(),
+                outcome: one.outcome,
+                reason: one.reason.to_owned(),
+                session_id: one.session_id,
+                ip: "192.0.2.7".to_owned(),
+                browser: "Firefox".to_owned(),
+                os: "Linux".to_owned(),
+                device: "desktop".to_owned(),
+                place: one.place,
+            });
+        }
+        expected.sort_by_key(|one| std::cmp::Reverse((one.at, one.id)));
+        let ways_in = ["login", "verify_otp"];
+        for limit in [1_i64, 2, 3, 5, 100] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = Page { limit, after };
+                let listed = store.login_events(who, &ways_in, page).await.expect("an answer");
+                assert_eq!(listed.count, 5, "of the whole list");
+                assert!(i64::try_from(listed.items.len()).expect("a number") <= limit);
+                let Some(last) = listed.items.last() else { break };
+                after = Some((last.at, last.id));
+                seen.extend(listed.items);
+            }
+            assert_eq!(seen, expected, "in pages of {limit}");
+        }
+        let whole = Page { limit: 9, after: None };
+        let one_way = store.login_events(who, &["verify_otp"], whole).await.expect("an answer");
+        assert_eq!((one_way.count, one_way.items.len()), (1, 1));
+        for (nobody, actions) in [(UserId(ports.new_id()), &ways_in[..]), (who, &[])] {
+            let listed = store.login_events(nobody, actions, whole).await.expect("an answer");
+            assert_eq!((listed.count, listed.items), (0, Vec::new()));
+        }
     }
 
     /// Writes to every table.

@@ -247,7 +247,10 @@ impl Reply {
             repeated,
         };
         let mut reply = Self::json(edge, call, success.status, &body);
-        reply.headers.extend(success.cookies.into_iter().map(|cookie| ("Set-Cookie", cookie)));
+        // A form on a stranger's page must not sign its visitor in as somebody else (login CSRF).
+        if edge.allows_cookie_from(call.origin.as_deref()) {
+            reply.headers.extend(success.cookies.into_iter().map(|cookie| ("Set-Cookie", cookie)));
+        }
         if success.is_replay {
             reply.headers.push(("Idempotent-Replay", "true".to_owned()));
         }

@@ -74,3 +74,138 @@ pub async fn authenticate<P: Ports>(ports: &P, token: Option<&str>) -> Result<Be
 
 // Not at every request: each note is a write.
 const NOTED_EVERY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::{
+        memory::{self, World, caller},
+        model::EndReason,
+        policy::{Policy, SessionPolicy, TokenPolicy},
+        refresh::refresh,
+        run::run,
+        tokens::Pair,
+    };
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn signed_in(world: &World) -> Pair {
+        world.sign_in(world.users()[0].id).tokens
+    }
+
+    fn is_not_valid(world: &World, token: &str) -> bool {
+        matches!(run(authenticate(world, Some(token))), Err(AuthenticateError::NotValid))
+    }
+
+    fn limited(idle: Option<u64>, absolute: Option<u64>) -> World {
+        let sessions = SessionPolicy { idle: idle.map(seconds), absolute: absolute.map(seconds), most: None };
+        let world = World::with(Policy { sessions, ..memory::policy() });
+        world.add_ada();
+        world
+    }
+
+    #[test]
+    fn an_access_token_names_its_bearer_and_a_refresh_token_nobody() {
+        let world = World::with_ada();
+        let pair = signed_in(&world);
+        let bearer = run(authenticate(&world, Some(&pair.access))).unwrap();
+        assert_eq!((bearer.user.id, bearer.session.id), (world.users()[0].id, world.sessions()[0].id));
+        assert!(matches!(run(authenticate(&world, None)), Err(AuthenticateError::Missing)));
+        for token in [pair.refresh.as_str(), "", "x", "a.b.c", &format!("{}x", pair.access)] {
+            assert!(is_not_valid(&world, token), "{token}");
+        }
+    }
+
+    #[test]
+    fn what_changed_since_sign_in_counts_at_once() {
+        type Change = fn(&World);
+        let changes: [Change; 3] = [
+            |world| world.change_user(|user| user.is_active = false),
+            World::hide_user,
+            |world| {
+                let session = world.sessions()[0].id;
+                assert!(run(world.clone().end_session(session, EndReason::Revoked, world.now())).unwrap());
+            },
+        ];
+        for change in changes {
+            let world = World::with_ada();
+            let pair = signed_in(&world);
+            assert!(world.is_alive(&pair));
+            change(&world);
+            assert!(is_not_valid(&world, &pair.access));
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_not_used_for_too_long_ends_its_tokens() {
+        let world = limited(Some(300), None);
+        let (used, unused) = (signed_in(&world), signed_in(&world));
+        world.pass(seconds(200));
+        assert!(world.is_alive(&used));
+        world.pass(seconds(100));
+        assert!(is_not_valid(&world, &unused.access));
+        world.pass(seconds(199));
+        assert!(world.is_alive(&used));
+        world.pass(seconds(300));
+        assert!(is_not_valid(&world, &used.access), "and is not brought back by being tried");
+        assert!(is_not_valid(&world, &used.access));
+    }
+
+    #[test]
+    fn a_session_that_is_too_old_ends_however_it_is_used() {
+        let world = limited(None, Some(2000));
+        let mut pair = signed_in(&world);
+        for _ in 0..3 {
+            world.pass(seconds(600));
+            pair = run(refresh(&world, &caller(), Some(&pair.refresh))).1.unwrap();
+            assert!(world.is_alive(&pair));
+        }
+        world.pass(seconds(199));
+        assert!(world.is_alive(&pair));
+        world.pass(seconds(1));
+        assert!(is_not_valid(&world, &pair.access));
+    }
+
+    #[test]
+    fn an_access_token_runs_out_by_itself() {
+        let world = limited(None, None);
+        let pair = signed_in(&world);
+        let TokenPolicy { access_ttl, .. } = memory::policy().tokens;
+        world.pass(access_ttl - seconds(1));
+        assert!(world.is_alive(&pair));
+        world.pass(seconds(1));
+        assert!(is_not_valid(&world, &pair.access));
+    }
+
+    #[test]
+    fn use_is_noted_once_a_minute_at_most() {
+        let world = World::with_ada();
+        let pair = signed_in(&world);
+        let began = world.now();
+        let touches = |after: u64| {
+            world.pass(seconds(after));
+            world.calls();
+            assert!(world.is_alive(&pair));
+            world.calls().iter().filter(|call| **call == "touch_session").count()
+        };
+        assert_eq!([touches(0), touches(30), touches(30)], [0, 0, 0]);
+        assert_eq!(world.sessions()[0].last_used_at, began);
+        assert_eq!(touches(1), 1);
+        assert_eq!(world.sessions()[0].last_used_at, began + seconds(61));
+        assert_eq!([touches(0), touches(60), touches(1), touches(59)], [0, 0, 1, 0]);
+        assert_eq!(world.sessions()[0].last_used_at, began + seconds(122));
+    }
+
+    #[test]
+    fn a_note_that_is_not_taken_keeps_nobody_out() {
+        let world = World::with_ada();
+        let pair = signed_in(&world);
+        world.pass(seconds(120));
+        world.fail_commits(true);
+        let used = world.sessions()[0].last_used_at;
+        assert!(world.is_alive(&pair));
+        assert_eq!(world.sessions()[0].last_used_at, used);
+    }
+}

@@ -145,3 +145,222 @@ pub async fn change_password<P: Ports>(
     }
     Ok(devices::remember(ports, caller, user.id))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::services::{
+        confirm_reset::{ConfirmReset, ConfirmResetError, confirm_reset},
+        login::{Login, login},
+        memory::{ADDRESS, PASSWORD, World, caller, request},
+        model::EndReason,
+        request_reset::request_reset,
+        run::run,
+    };
+
+    const NEW: &str = "silver-Meadow-58";
+    const WRONG: &str = "orange-Lantern-41";
+
+    fn signed_in() -> (World, Bearer) {
+        let world = World::with_ada();
+        let tokens = world.sign_in(world.users()[0].id).tokens;
+        let bearer = world.bearer(&tokens);
+        (world, bearer)
+    }
+
+    fn ask(world: &World, bearer: &Bearer, body: Value) -> Result<String, ChangePasswordError> {
+        run(change_password(world, &caller(), bearer, request(body)))
+    }
+
+    fn change(world: &World, bearer: &Bearer, present: &str, new: &str) -> Result<String, ChangePasswordError> {
+        ask(world, bearer, json!({ "current_password": present, "new_password": new }))
+    }
+
+    fn enters(world: &World, password: &str) -> bool {
+        let wanted = json!({ "email_or_phone": ADDRESS, "password": password });
+        run(login(world, &caller(), request::<Login>(wanted))).is_ok()
+    }
+
+    fn fields(refused: Result<String, ChangePasswordError>) -> FieldErrors {
+        match refused {
+            Err(ChangePasswordError::Invalid(errors)) => errors,
+            other => panic!("{:?}", other.map(|_| "a token")),
+        }
+    }
+
+    #[test]
+    fn it_keeps_this_session_and_ends_the_others() {
+        let world = World::with_ada();
+        let id = world.users()[0].id;
+        let (other, this) = (world.sign_in(id).tokens, world.sign_in(id).tokens);
+        let bearer = world.bearer(&this);
+        change(&world, &bearer, PASSWORD, NEW).unwrap();
+        assert!(world.is_alive(&this) && !world.is_alive(&other));
+        let reasons = world.sessions().iter().map(|session| session.end_reason).collect::<Vec<_>>();
+        assert_eq!(reasons, [Some(EndReason::PasswordChanged), None]);
+        assert_eq!(world.letter_kinds(), ["password_changed", "password_changed"]);
+        assert_eq!(world.audited().last(), Some(&("password_change", "")));
+        assert!(enters(&world, NEW) && !enters(&world, PASSWORD));
+    }
+
+    #[test]
+    fn both_names_of_the_present_password_are_taken() {
+        let (world, bearer) = signed_in();
+        ask(&world, &bearer, json!({ "old_password": PASSWORD, "new_password": NEW, "confirm_password": NEW }))
+            .unwrap();
+        assert!(enters(&world, NEW));
+    }
+
+    #[test]
+    fn what_is_missing_or_does_not_match_is_named_before_anything_is_looked_up() {
+        let (world, bearer) = signed_in();
+        world.calls();
+        for (body, field) in [
+            (json!({ "new_password": NEW }), "current_password"),
+            (json!({ "current_password": null, "new_password": NEW }), "current_password"),
+            (json!({ "current_password": "", "new_password": NEW }), "current_password"),
+            (
+                json!({ "current_password": PASSWORD, "new_password": NEW, "confirm_password": WRONG }),
+                "confirm_password",
+            ),
+            (json!({ "current_password": PASSWORD, "new_password": "x".repeat(129) }), "new_password"),
+        ] {
+            assert!(fields(ask(&world, &bearer, body.clone())).contains_key(field), "{body}");
+        }
+        assert_eq!(world.calls(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn wrong_present_passwords_lock_changing_and_nothing_else() {
+        let (world, bearer) = signed_in();
+        for _ in 0..5 {
+            assert!(matches!(change(&world, &bearer, WRONG, NEW), Err(ChangePasswordError::WrongPassword)));
+            assert_eq!(world.audited().last(), Some(&("password_change", "invalid_current_password")));
+        }
+        for password in [WRONG, PASSWORD] {
+            let hashes = world.hashes();
+            let refused = change(&world, &bearer, password, NEW);
+            assert!(matches!(refused, Err(ChangePasswordError::Locked(wait)) if wait <= Duration::from_secs(900)));
+            assert_eq!(world.hashes(), hashes);
+            assert_eq!(world.audited().last(), Some(&("password_change", "locked")));
+        }
+        assert!(enters(&world, PASSWORD), "signing in is another thing");
+        let tokens = world.sign_in(bearer.user.id).tokens;
+        let elsewhere = world.bearer(&tokens);
+        assert!(
+            matches!(change(&world, &elsewhere, PASSWORD, NEW), Err(ChangePasswordError::Locked(_))),
+            "one account"
+        );
+        world.pass(Duration::from_secs(901));
+        change(&world, &bearer, PASSWORD, NEW).unwrap();
+    }
+
+    #[test]
+    fn failed_sign_ins_do_not_lock_changing() {
+        let (world, bearer) = signed_in();
+        for _ in 0..6 {
+            assert!(!enters(&world, WRONG));
+        }
+        assert!(!enters(&world, PASSWORD));
+        change(&world, &bearer, PASSWORD, NEW).unwrap();
+        assert!(!enters(&world, NEW), "who is signed in lifts no lock of strangers' making");
+    }
+
+    #[test]
+    fn a_success_clears_the_count() {
+        let (world, bearer) = signed_in();
+        for _ in 0..4 {
+            let _ = change(&world, &bearer, WRONG, NEW);
+        }
+        change(&world, &bearer, PASSWORD, NEW).unwrap();
+        let bearer = Bearer { user: world.users().remove(0), ..bearer };
+        for _ in 0..5 {
+            assert!(matches!(change(&world, &bearer, WRONG, PASSWORD), Err(ChangePasswordError::WrongPassword)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_present_password_learns_nothing_of_the_new_one() {
+        let (world, bearer) = signed_in();
+        world.calls();
+        for new in ["abc", "password", "Lovelace-99", WRONG] {
+            assert!(matches!(change(&world, &bearer, WRONG, new), Err(ChangePasswordError::WrongPassword)), "{new}");
+        }
+        assert!(!world.calls().contains(&"is_guessable"));
+        let problem = Problem::from(ChangePasswordError::WrongPassword);
+        assert_eq!((problem.status, problem.code), (400, "invalid_current_password"));
+        assert!(problem.errors.unwrap().contains_key("current_password"));
+    }
+
+    #[test]
+    fn every_rule_that_the_new_password_breaks_is_named() {
+        let (world, bearer) = signed_in();
+        let broken = |new: &str| fields(change(&world, &bearer, PASSWORD, new))["new_password"].join(" ");
+        assert!(broken(PASSWORD).contains("differ"));
+        assert!(broken(&format!("  {PASSWORD}\n")).contains("differ"), "outer white space is none of it");
+        let several = broken("lovelac");
+        assert!(several.contains("too short") && several.contains("similar"), "{several}");
+        assert!(broken("ada@example.org").contains("similar"));
+        assert!(world.is_alive(&world.sign_in(bearer.user.id).tokens) && enters(&world, PASSWORD));
+    }
+
+    #[test]
+    fn who_has_no_password_has_no_present_one() {
+        let (world, bearer) = signed_in();
+        world.change_user(|user| user.password_hash = None);
+        let bearer = Bearer { user: world.users().remove(0), ..bearer };
+        let before = world.hashes();
+        assert!(matches!(change(&world, &bearer, PASSWORD, NEW), Err(ChangePasswordError::WrongPassword)));
+        assert_eq!((world.hashes(), world.users()[0].password_hash.clone()), (before + 1, None));
+    }
+
+    #[test]
+    fn of_two_changes_side_by_side_one_succeeds() {
+        let (world, bearer) = signed_in();
+        let (beside, its_bearer) = (world.clone(), bearer.clone());
+        // It begins when the first has shown the present password and makes its hash.
+        world.on_next_hash(move || drop(change(&beside, &its_bearer, PASSWORD, WRONG).unwrap()));
+        assert!(matches!(change(&world, &bearer, PASSWORD, NEW), Err(ChangePasswordError::WrongPassword)));
+        assert!(enters(&world, WRONG) && !enters(&world, NEW));
+        assert_eq!(world.letter_kinds(), ["password_changed", "password_changed"], "of one change");
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_no_trace() {
+        let (world, bearer) = signed_in();
+        let other = world.sign_in(bearer.user.id).tokens;
+        world.fail_commits(true);
+        assert!(matches!(change(&world, &bearer, PASSWORD, NEW), Err(ChangePasswordError::Unavailable(_))));
+        world.fail_commits(false);
+        assert!(world.is_alive(&other) && enters(&world, PASSWORD) && world.letters().is_empty());
+    }
+
+    #[test]
+    fn an_outstanding_link_is_dead_after_a_change() {
+        let (world, bearer) = signed_in();
+        run(request_reset(&world, &caller(), request(json!({ "email_or_phone": ADDRESS })))).unwrap();
+        let (uidb64, token) = world.link();
+        change(&world, &bearer, PASSWORD, NEW).unwrap();
+        let body = json!({ "uidb64": uidb64, "token": token, "new_password": WRONG });
+        let reset = request::<ConfirmReset>(body).read(&world).unwrap();
+        let answer = run(confirm_reset(&world, &caller(), reset));
+        assert!(matches!(answer, Err(ConfirmResetError::InvalidToken)));
+        assert!(enters(&world, NEW));
+    }
+
+    #[test]
+    fn this_device_stays_known_and_others_do_not() {
+        let (world, bearer) = signed_in();
+        let elsewhere = world.sign_in(bearer.user.id).device;
+        world.pass(Duration::from_secs(1));
+        let here = change(&world, &bearer, PASSWORD, NEW).unwrap();
+        let user = world.users().remove(0);
+        let is_known = |token: String| {
+            let caller = Caller { device_token: Some(token), ..caller() };
+            devices::known(&world, &caller, Some(&user)).is_some()
+        };
+        assert!(is_known(here) && !is_known(elsewhere));
+    }
+}

@@ -348,4 +348,206 @@ mod tests {
         assert_eq!(made_up.len(), 2);
         assert_eq!(made_up.first(), made_up.last());
     }
+
+    // Made by Django 1.11, of `correct horse battery`.
+    const IMPORTED: &str = "pbkdf2_sha1$1$BuF1JYLlqHJg$cWdADCQK3QzciYAJpbJaNi4pShM=";
+    const IMPORTED_PASSWORD: &str = "correct horse battery";
+
+    fn import(world: &World, address: &str, hash: &str) {
+        let user = CreateUser {
+            email: Some(address.into()),
+            phone: None,
+            role: Role::Client,
+            password: Credential::Imported(hash.into()),
+            first_name: String::new(),
+            last_name: String::new(),
+        };
+        run(create_user(world, &caller(), user)).unwrap();
+    }
+
+    /// The work of each scheme, in order of the schemes.
+    fn sum(costs: &[Cost]) -> Vec<(String, u64)> {
+        let mut sums = std::collections::BTreeMap::new();
+        for cost in costs {
+            *sums.entry(cost.scheme.to_string()).or_insert(0) += cost.work;
+        }
+        sums.into_iter().collect()
+    }
+
+    #[test]
+    fn a_failure_is_the_same_work_for_unknown_native_and_imported_users() {
+        let world = world();
+        import(&world, "grace@example.org", IMPORTED);
+        import(&world, "mary@example.org", &IMPORTED.replace("$1$", "$300$"));
+        import(&world, "joan@example.org", "pbkdf2_sha256$20$salt$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        let stored = |who: &str| {
+            let user = world.users().into_iter().find(|user| user.email.as_deref() == Some(who));
+            passwords::imported_cost(user.and_then(|user| user.password_hash).as_deref())
+        };
+        for (n, who) in
+            ["nobody@example.org", "ada@example.org", "grace@example.org", "mary@example.org", "joan@example.org"]
+                .into_iter()
+                .enumerate()
+        {
+            let hashes = world.hashes();
+            assert!(matches!(attempt(&world, who, "wrong-Kettle"), Err(LoginError::WrongCredentials)));
+            assert_eq!(world.hashes(), hashes + 1, "{who}");
+            assert_eq!(world.made_up().len(), n + 1, "{who}");
+            let mut done = world.made_up().pop().unwrap();
+            done.extend(stored(who));
+            assert_eq!(sum(&done), [("pbkdf2_sha1".to_owned(), 300), ("pbkdf2_sha256".to_owned(), 20)], "{who}");
+        }
+    }
+
+    #[test]
+    fn a_right_password_makes_up_for_nothing() {
+        let world = world();
+        import(&world, "grace@example.org", IMPORTED);
+        attempt(&world, "ada@example.org", RIGHT).unwrap();
+        attempt(&world, "grace@example.org", IMPORTED_PASSWORD).unwrap();
+        assert_eq!(world.made_up(), Vec::<Vec<Cost>>::new());
+    }
+
+    #[test]
+    fn without_imported_hashes_nothing_is_made_up() {
+        let world = world();
+        for who in ["nobody@example.org", "ada@example.org"] {
+            assert!(attempt(&world, who, "wrong-Kettle").is_err());
+        }
+        assert!(!world.calls().contains(&"make_up"));
+    }
+
+    #[test]
+    fn behind_a_lock_right_and_wrong_passwords_are_the_same_work() {
+        let world = world();
+        import(&world, "grace@example.org", IMPORTED);
+        for _ in 0..5 {
+            let _ = attempt(&world, "grace@example.org", "wrong-Kettle");
+        }
+        let work = |password: &str| {
+            world.calls();
+            assert!(matches!(attempt(&world, "grace@example.org", password), Err(LoginError::Locked(_))));
+            (world.calls(), world.made_up().pop().unwrap())
+        };
+        let (wrong, right) = (work("wrong-Kettle"), work(IMPORTED_PASSWORD));
+        // A wrong one for an imported hash costs today's hash within the verification.
+        let (extra, others): (Vec<_>, Vec<_>) = right.0.into_iter().partition(|call| *call == "hash_password");
+        assert_eq!((others, right.1), wrong);
+        assert_eq!(extra, ["hash_password"]);
+    }
+
+    #[test]
+    fn an_imported_hash_is_replaced_at_the_first_sign_in_and_not_again() {
+        let world = World::new();
+        import(&world, "grace@example.org", IMPORTED);
+        let hash = || world.users().remove(0).password_hash.unwrap();
+        assert!(attempt(&world, "grace@example.org", "wrong-Kettle").is_err());
+        assert_eq!(hash(), IMPORTED);
+        attempt(&world, "grace@example.org", IMPORTED_PASSWORD).unwrap();
+        let replaced = hash();
+        assert!(replaced.starts_with("$argon2id$"), "{replaced}");
+        attempt(&world, "grace@example.org", IMPORTED_PASSWORD).unwrap();
+        assert_eq!(hash(), replaced);
+        assert_eq!(world.users()[0].password_changed_at, None, "it is the same password");
+    }
+
+    #[test]
+    fn stuffing_is_audited_once_and_slows_its_address_only() {
+        let world = world();
+        for n in 0..19 {
+            assert!(attempt(&world, &format!("user{n}@example.org"), "wrong-Kettle").is_err());
+        }
+        let audits = || world.audited().iter().filter(|(action, _)| *action == "credential_stuffing").count();
+        assert_eq!(audits(), 0);
+        for n in 19..22 {
+            assert!(attempt(&world, &format!("user{n}@example.org"), "wrong-Kettle").is_err());
+        }
+        assert_eq!(audits(), 1);
+        assert!(world.audited().contains(&("credential_stuffing", "slowed")));
+        // The two that followed used up the address's tries: not even a hash is made now.
+        let hashes = world.hashes();
+        let refused = attempt(&world, "ada@example.org", RIGHT).err().unwrap();
+        assert_eq!(Problem::from(refused).code, "throttled");
+        assert_eq!(world.hashes(), hashes);
+        let elsewhere = Caller { ip: [198, 51, 100, 1].into(), ..caller() };
+        let wanted = json!({ "email_or_phone": "ada@example.org", "password": RIGHT });
+        assert!(run(login(&world, &elsewhere, request(wanted))).is_ok());
+        world.pass(Duration::from_secs(120));
+        assert!(attempt(&world, "ada@example.org", RIGHT).is_ok(), "slowed is not shut out");
+        world.pass(Duration::from_secs(3600));
+        for n in 0..20 {
+            assert!(attempt(&world, &format!("user{n}@example.org"), "wrong-Kettle").is_err());
+        }
+        assert_eq!(audits(), 2, "another time is told again");
+    }
+
+    #[test]
+    fn one_account_tried_often_is_no_stuffing() {
+        let world = world();
+        for _ in 0..40 {
+            assert!(attempt(&world, "ada@example.org", "wrong-Kettle").is_err());
+        }
+        assert!(!world.audited().iter().any(|(action, _)| *action == "credential_stuffing"));
+    }
+
+    #[test]
+    fn strangers_cannot_lock_a_person_out_of_their_own_device() {
+        let world = world();
+        let device = attempt(&world, "ada@example.org", RIGHT).unwrap().device;
+        let known = Caller { device_token: Some(device), ..caller() };
+        let on_device = |password: &str| {
+            let wanted = json!({ "email_or_phone": "ada@example.org", "password": password });
+            run(login(&world, &known, request(wanted)))
+        };
+        for _ in 0..6 {
+            assert!(attempt(&world, "ada@example.org", "wrong-Kettle").is_err());
+        }
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Locked(_))));
+        assert!(on_device(RIGHT).is_ok());
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Locked(_))), "still, elsewhere");
+        for _ in 0..5 {
+            assert!(matches!(on_device("wrong-Kettle"), Err(LoginError::WrongCredentials)));
+        }
+        assert!(matches!(on_device(RIGHT), Err(LoginError::Locked(_))), "it has a count of its own");
+    }
+
+    #[test]
+    fn either_identifier_signs_in_and_counts_for_itself() {
+        let world = World::with_ada();
+        for _ in 0..5 {
+            assert!(attempt(&world, "ada@example.org", "wrong-Kettle").is_err());
+        }
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Locked(_))));
+        assert!(attempt(&world, "0803 123 4567", RIGHT).is_ok());
+    }
+
+    #[test]
+    fn a_failure_without_room_to_make_up_is_counted_all_the_same() {
+        let world = world();
+        import(&world, "grace@example.org", IMPORTED);
+        world.overload_make_up(true);
+        for _ in 0..5 {
+            assert!(attempt(&world, "ada@example.org", "wrong-Kettle").is_err());
+        }
+        world.overload_make_up(false);
+        assert!(matches!(attempt(&world, "ada@example.org", RIGHT), Err(LoginError::Locked(_))));
+    }
+
+    #[test]
+    fn a_right_password_that_comes_after_the_lock_is_the_same_work_as_a_wrong_one() {
+        let made_up = |password: &str| {
+            let world = world();
+            import(&world, "grace@example.org", IMPORTED);
+            let beside = world.clone();
+            // They are counted while this one is verified.
+            world.on_next_hash(move || {
+                for _ in 0..5 {
+                    assert!(attempt(&beside, "ada@example.org", "wrong-Kettle").is_err());
+                }
+            });
+            assert!(matches!(attempt(&world, "ada@example.org", password), Err(LoginError::Locked(_))));
+            world.made_up().len()
+        };
+        assert_eq!(made_up(RIGHT), made_up("wrong-Kettle"));
+    }
 }

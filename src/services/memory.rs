@@ -12,16 +12,18 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    authenticate::{Bearer, authenticate},
+    create_user::{CreateUser, Credential, create_user},
     error::{Overloaded, Unavailable},
     fields::read_fields,
     identifier::Identifier,
     imported_hashes::{Cost, Profile},
     keys::Keys,
-    letters::Message,
+    letters::{Letter, Message},
     limits::{Decision, LocalLimiter, Rate, Rule},
     model::{
         AuditEvent, Caller, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
-        Place, ProfileChanges, Session, SessionId, Settlement, User, UserId,
+        Place, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
     },
     passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
     policy::{
@@ -29,9 +31,19 @@ use super::{
         SessionPolicy, StuffingPolicy, TokenPolicy,
     },
     ports::{Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Sessions, Users},
+    run::run,
+    session::{self, SignedIn},
+    tokens::Pair,
 };
 
 const CHEAP: HashParams = HashParams { memory_kib: 8, iterations: 1, parallelism: 1 };
+
+/// Ada's password.
+pub const PASSWORD: &str = "violet-Kettle-93";
+/// Ada's address.
+pub const ADDRESS: &str = "ada@example.org";
+/// Ada's number.
+pub const NUMBER: &str = "+2348031234567";
 
 /// The defaults of the configuration.
 pub fn policy() -> Policy {
@@ -139,6 +151,7 @@ struct Facts {
 type Counted = (Vec<u8>, i64, OffsetDateTime);
 
 type Meanwhile = Box<dyn FnOnce(&mut User)>;
+type Beside = Box<dyn FnOnce()>;
 
 struct Inner {
     facts: RefCell<Facts>,
@@ -151,6 +164,10 @@ struct Inner {
     commit_fails: Cell<bool>,
     outbox_is_broken: Cell<bool>,
     meanwhile: RefCell<Option<Meanwhile>>,
+    beside: RefCell<Option<Beside>>,
+    calls: RefCell<Vec<&'static str>>,
+    store_fails: Cell<bool>,
+    is_overloaded: Cell<bool>,
     policy: Policy,
     keys: Keys,
     limiter: LocalLimiter,
@@ -185,10 +202,57 @@ impl World {
             commit_fails: Cell::new(false),
             outbox_is_broken: Cell::new(false),
             meanwhile: RefCell::default(),
+            beside: RefCell::default(),
+            calls: RefCell::default(),
+            store_fails: Cell::new(false),
+            is_overloaded: Cell::new(false),
             policy,
             keys: Keys::derive(&[7; 32], None, None),
             limiter: LocalLimiter::default(),
         }))
+    }
+
+    /// With Ada in it: a verified user with an address and a number.
+    pub fn with_ada() -> Self {
+        let world = Self::new();
+        world.add_ada();
+        world
+    }
+
+    /// The same in a world that is there already.
+    pub fn add_ada(&self) -> User {
+        self.add(ADDRESS, Some(NUMBER))
+    }
+
+    /// A verified user with an address of their own, and Ada's password and name.
+    pub fn add(&self, address: &str, number: Option<&str>) -> User {
+        let request = CreateUser {
+            email: Some(address.to_owned()),
+            phone: number.map(str::to_owned),
+            role: Role::Client,
+            password: Credential::Password(Password::new(PASSWORD)),
+            first_name: "Ada".into(),
+            last_name: "Lovelace".into(),
+        };
+        let id = run(create_user(self, &caller(), request)).unwrap();
+        self.users().into_iter().find(|user| user.id == id).unwrap()
+    }
+
+    /// Signs a user in as they are now, past the password.
+    pub fn sign_in(&self, id: UserId) -> SignedIn {
+        let user = self.users().into_iter().find(|user| user.id == id).unwrap();
+        let open = async |store: &mut Self| session::open(self, store, user, None, "login", &caller()).await;
+        run(self.transaction(open)).unwrap()
+    }
+
+    /// Who bears a pair.
+    pub fn bearer(&self, pair: &Pair) -> Bearer {
+        run(authenticate(self, Some(&pair.access))).unwrap()
+    }
+
+    /// Whether a pair's session still lives.
+    pub fn is_alive(&self, pair: &Pair) -> bool {
+        run(authenticate(self, Some(&pair.access))).is_ok()
     }
 
     /// Lets time pass.
@@ -199,6 +263,38 @@ impl World {
     /// Whether the next commits fail.
     pub fn fail_commits(&self, fail: bool) {
         self.0.commit_fails.set(fail);
+    }
+
+    /// Whether the ephemeral store fails.
+    pub fn fail_store(&self, fail: bool) {
+        self.0.store_fails.set(fail);
+    }
+
+    /// Whether there is no room left for making up.
+    pub fn overload_make_up(&self, is_overloaded: bool) {
+        self.0.is_overloaded.set(is_overloaded);
+    }
+
+    /// Does this when the next password is hashed or verified, as a request beside this one would.
+    pub fn on_next_hash(&self, work: impl FnOnce() + 'static) {
+        self.0.beside.replace(Some(Box::new(work)));
+    }
+
+    /// What the ports were asked for since this was last asked.
+    pub fn calls(&self) -> Vec<&'static str> {
+        self.0.calls.take()
+    }
+
+    fn note(&self, call: &'static str) {
+        self.0.calls.borrow_mut().push(call);
+    }
+
+    fn reach(&self, call: &'static str) -> Result<(), Unavailable> {
+        self.note(call);
+        match self.0.store_fails.get() {
+            true => Err(Unavailable::store("the store fails on purpose")),
+            false => Ok(()),
+        }
     }
 
     /// From now on no letter can be written.
@@ -252,12 +348,39 @@ impl World {
 
     /// The code in the newest letter that has one.
     pub fn code(&self) -> String {
-        use super::letters::Letter;
         let code = |message: Message| match message.letter {
             Letter::VerificationCode { code, .. } | Letter::PasswordResetCode { code, .. } => Some(code),
             _ => None,
         };
         self.letters().into_iter().rev().find_map(code).unwrap()
+    }
+
+    /// The `uidb64` and the token of the newest reset link.
+    pub fn link(&self) -> (String, String) {
+        let link = |message: Message| match message.letter {
+            Letter::PasswordReset { url, .. } => {
+                let mut parts = url.rsplit('/').map(str::to_owned);
+                let token = parts.next()?;
+                parts.next().map(|uidb64| (uidb64, token))
+            }
+            _ => None,
+        };
+        self.letters().into_iter().rev().find_map(link).unwrap()
+    }
+
+    /// The kind of every letter.
+    pub fn letter_kinds(&self) -> Vec<&'static str> {
+        self.letters().iter().map(|message| message.letter.kind()).collect()
+    }
+
+    /// How many entries the outbox has, letters and events.
+    pub fn entries(&self) -> usize {
+        self.0.facts.borrow().outbox.len()
+    }
+
+    /// The greatest cost of each scheme of imported hashes.
+    pub fn imported(&self) -> Vec<(String, i64)> {
+        self.0.facts.borrow().imported_hashes.clone().into_iter().collect()
     }
 
     /// What each failed sign-in had to do besides.
@@ -316,6 +439,7 @@ impl Ports for World {
     }
 
     async fn store(&self) -> Result<Self, Unavailable> {
+        self.note("store");
         Ok(self.clone())
     }
 
@@ -323,6 +447,7 @@ impl Ports for World {
     where
         E: From<Unavailable>,
     {
+        self.note("transaction");
         if let Some(change) = self.0.meanwhile.take() {
             self.change_user(change);
         }
@@ -338,7 +463,11 @@ impl Ports for World {
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {
+        self.note("hash_password");
         self.0.hashes.set(self.0.hashes.get() + 1);
+        if let Some(beside) = self.0.beside.take() {
+            beside();
+        }
         let hash = match how {
             HashAs::New(salt) => CHEAP.hash(&password, salt, &mut Arena::default()),
             HashAs::Like(stored) => CHEAP.hash_like(&password, &stored, &mut Arena::default()),
@@ -352,21 +481,31 @@ impl Ports for World {
         hash: Option<String>,
         other: Option<String>,
     ) -> Result<Verified, Overloaded> {
+        self.note("verify_password");
         self.0.hashes.set(self.0.hashes.get() + 1);
+        if let Some(beside) = self.0.beside.take() {
+            beside();
+        }
         Ok(CHEAP.verify(&password, hash.as_deref(), other.as_deref(), &mut Arena::default()))
     }
 
     async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {
+        self.note("make_up");
+        if self.0.is_overloaded.get() {
+            return Err(Overloaded);
+        }
         self.0.made_up.borrow_mut().push(profile.missing(done));
         profile.make_up(done, &password);
         Ok(())
     }
 
     async fn breaches(&self, _prefix: &str) -> Result<String, Unavailable> {
+        self.note("breaches");
         self.0.breaches.borrow().clone().ok_or_else(|| Unavailable::database("silent on purpose"))
     }
 
     async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded> {
+        self.note("is_guessable");
         let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
         Ok(passwords::is_guessable(&password, &personal, &self.0.policy.passwords))
     }
@@ -374,6 +513,7 @@ impl Ports for World {
 
 impl Users for World {
     async fn user_by_identifier(&mut self, identifier: &Identifier) -> Result<Option<User>, Unavailable> {
+        self.note("user_by_identifier");
         let is_same = |text: &Option<String>, make: fn(String) -> Identifier| {
             text.clone()
                 .map(make)
@@ -387,6 +527,7 @@ impl Users for World {
     }
 
     async fn user(&mut self, id: UserId) -> Result<Option<User>, Unavailable> {
+        self.note("user");
         Ok(self.0.facts.borrow().users.iter().find(|user| user.id == id && user.deleted_at.is_none()).cloned())
     }
 
@@ -464,6 +605,7 @@ impl Users for World {
         new_hash: Option<&str>,
         at: OffsetDateTime,
     ) -> Result<bool, Unavailable> {
+        self.note("record_login");
         let mut facts = self.0.facts.borrow_mut();
         let is_same = |row: &&mut User| {
             row.id == user.id && row.is_active && row.deleted_at.is_none() && row.password_hash == user.password_hash
@@ -475,6 +617,7 @@ impl Users for World {
     }
 
     async fn set_password(&mut self, user: &User, new_hash: &str, at: OffsetDateTime) -> Result<bool, Unavailable> {
+        self.note("set_password");
         let mut facts = self.0.facts.borrow_mut();
         let is_same = |row: &&mut User| {
             row.id == user.id && row.is_active && row.deleted_at.is_none() && row.password_hash == user.password_hash
@@ -492,17 +635,20 @@ impl Users for World {
     }
 
     async fn imported_hashes(&mut self) -> Result<Vec<(String, i64)>, Unavailable> {
+        self.note("imported_hashes");
         Ok(self.0.facts.borrow().imported_hashes.clone().into_iter().collect())
     }
 }
 
 impl Sessions for World {
     async fn insert_session(&mut self, session: &Session) -> Result<(), Unavailable> {
+        self.note("insert_session");
         self.0.facts.borrow_mut().sessions.push(session.clone());
         Ok(())
     }
 
     async fn session_with_user(&mut self, id: SessionId) -> Result<Option<(Session, User)>, Unavailable> {
+        self.note("session_with_user");
         let session = self.0.facts.borrow().sessions.iter().find(|session| session.id == id).cloned();
         let Some(session) = session else { return Ok(None) };
         Ok(self.user(session.user_id).await?.map(|user| (session, user)))
@@ -529,6 +675,7 @@ impl Sessions for World {
     }
 
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable> {
+        self.note("end_session");
         let mut facts = self.0.facts.borrow_mut();
         let living = facts.sessions.iter_mut().find(|session| session.id == id && session.ended_at.is_none());
         let Some(session) = living else { return Ok(false) };
@@ -543,6 +690,7 @@ impl Sessions for World {
         why: EndReason,
         at: OffsetDateTime,
     ) -> Result<Vec<SessionId>, Unavailable> {
+        self.note("end_sessions_of");
         let mut facts = self.0.facts.borrow_mut();
         let living = facts.sessions.iter_mut().filter(|session| session.user_id == user && session.ended_at.is_none());
         let living = living.filter(|session| Some(session.id) != but);
@@ -560,6 +708,10 @@ impl Sessions for World {
         before: OffsetDateTime,
         at: OffsetDateTime,
     ) -> Result<(), Unavailable> {
+        self.note("touch_session");
+        if self.0.commit_fails.get() {
+            return Err(Unavailable::database("the commit fails on purpose"));
+        }
         let mut facts = self.0.facts.borrow_mut();
         let stale = facts.sessions.iter_mut().find(|session| session.id == id && session.last_used_at < before);
         stale.into_iter().for_each(|session| session.last_used_at = at);
@@ -567,6 +719,7 @@ impl Sessions for World {
     }
 
     async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable> {
+        self.note("sessions_of");
         let facts = self.0.facts.borrow();
         let own = facts.sessions.iter().filter(|session| session.user_id == user && session.ended_at.is_none());
         let own = own.filter(|session| session.expires_at > living.at && session.created_at > living.opened_after);
@@ -585,6 +738,7 @@ fn paged<T>(mut items: Vec<T>, page: Page, place: impl Fn(&T) -> (OffsetDateTime
 
 impl Outbox for World {
     async fn enqueue(&mut self, entry: &OutboxEntry) -> Result<(), Unavailable> {
+        self.note("enqueue");
         if self.0.outbox_is_broken.get() {
             return Err(Unavailable::database("broken on purpose"));
         }
@@ -668,6 +822,7 @@ impl Outbox for World {
 
 impl Audit for World {
     async fn record(&mut self, event: &AuditEvent) -> Result<(), Unavailable> {
+        self.note("record");
         self.0.facts.borrow_mut().audit.push(event.clone());
         Ok(())
     }
@@ -678,6 +833,7 @@ impl Audit for World {
         actions: &[&str],
         page: Page,
     ) -> Result<Listed<LoginEvent>, Unavailable> {
+        self.note("login_events");
         let facts = self.0.facts.borrow();
         let own = facts.audit.iter().filter(|event| event.user_id == Some(user) && actions.contains(&event.action));
         let shown = own.map(|event| {
@@ -712,11 +868,13 @@ impl World {
 
 impl Ephemeral for World {
     async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable> {
+        self.reach("put")?;
         self.insert(key, value, 0, self.now() + ttl);
         Ok(())
     }
 
     async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable> {
+        self.reach("put_if_absent")?;
         match self.living(key) {
             Some((.., until)) => Ok(Some((until - self.now()).unsigned_abs())),
             None => {
@@ -727,11 +885,13 @@ impl Ephemeral for World {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable> {
+        self.reach("get")?;
         let living = self.living(key);
         Ok(living.map(|(value, _, until)| Entry { value, expires_in: (until - self.now()).unsigned_abs() }))
     }
 
     async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable> {
+        self.reach("remove_if_equal")?;
         let is_it = self.living(key).is_some_and(|(living, ..)| living == value);
         if is_it {
             self.0.entries.borrow_mut().remove(key);
@@ -740,11 +900,13 @@ impl Ephemeral for World {
     }
 
     async fn remove(&self, key: &str) -> Result<(), Unavailable> {
+        self.reach("remove")?;
         self.0.entries.borrow_mut().remove(key);
         Ok(())
     }
 
     async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable> {
+        self.reach("increment")?;
         let (count, until) = self.living(key).map_or((1, self.now() + ttl), |(_, count, until)| (count + 1, until));
         self.insert(key, b"", count, until);
         Ok(count)

@@ -92,7 +92,9 @@ fn cursor((at, id): (OffsetDateTime, Uuid)) -> String {
 fn read_cursor(text: &str) -> Option<(OffsetDateTime, Uuid)> {
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
     let (micros, id) = bytes.split_first_chunk::<8>()?;
-    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(i64::from_be_bytes(*micros)) * 1000).ok()?;
+    // Of a time that either database can hold: nothing of ours is older than 1970.
+    let micros = Some(i64::from_be_bytes(*micros)).filter(|micros| *micros >= 0)?;
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).ok()?;
     Some((at, Uuid::from_slice(id).ok()?))
 }
 
@@ -113,7 +115,9 @@ mod tests {
         for limit in ["0", "-1", "101", "9223372036854775808", "1.5", "", "x"] {
             assert_eq!(page(json!({ "limit": limit })), None, "{limit}");
         }
-        for cursor in ["", "x", "AAAA", &"A".repeat(33), "' OR 1=1 --"] {
+        let before_1970 = BASE64URL_NOPAD.encode(&[[0x80].as_slice(), &[0; 23]].concat());
+        let too_late = BASE64URL_NOPAD.encode(&[[0x7f].as_slice(), &[0xff; 23]].concat());
+        for cursor in ["", "x", "AAAA", &"A".repeat(33), "' OR 1=1 --", &before_1970, &too_late] {
             assert_eq!(page(json!({ "cursor": cursor })), None, "{cursor}");
         }
     }

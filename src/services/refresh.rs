@@ -16,7 +16,7 @@ use super::{
     keys::Keys,
     letters::Letter,
     limits::{Class, Standing, admit},
-    model::{Caller, EndReason, Session, User},
+    model::{Caller, EndReason, Session, User, UserId},
     outbox,
     policy::Policy,
     ports::{Audit as _, Outbox as _, Ports, Sessions as _},
@@ -108,9 +108,6 @@ pub fn judge(
 /// Gives the next pair. Counted for the user when the token is a living one, else for the client's
 /// address: a token that is no good must not use up its user's requests.
 ///
-/// # Errors
-/// [`RefreshError`].
-///
 /// How the client stands with its limits is told in either case.
 pub async fn refresh<P: Ports>(
     ports: &P,
@@ -119,12 +116,6 @@ pub async fn refresh<P: Ports>(
 ) -> (Option<Standing>, Result<Pair, RefreshError>) {
     let mut standing = None;
     let refreshed = next_pair(ports, caller, token, &mut standing).await;
-    if matches!(refreshed, Err(RefreshError::Invalid(_) | RefreshError::NotValid | RefreshError::Reused)) {
-        match admit(ports, Class::Sustained, caller, None).await {
-            Ok(of_address) => standing = of_address,
-            Err(problem) => return (None, Err(RefreshError::Throttled(problem))),
-        }
-    }
     (standing, refreshed)
 }
 
@@ -134,51 +125,61 @@ async fn next_pair<P: Ports>(
     token: Option<&str>,
     standing: &mut Option<Standing>,
 ) -> Result<Pair, RefreshError> {
-    let token = token.filter(|token| !token.is_empty());
-    let token = token.ok_or_else(|| RefreshError::Invalid(field_error("refresh", "This field is required.")))?;
+    // Counts a request before anything is written for it.
+    let mut count = async |user: Option<UserId>| -> Result<(), RefreshError> {
+        *standing = admit(ports, Class::Sustained, caller, user).await.map_err(RefreshError::Throttled)?;
+        Ok(())
+    };
     let (keys, policy) = (ports.keys(), &ports.policy().tokens);
-    let claims = tokens::open(token, keys, policy, ports.now()).or(Err(RefreshError::NotValid))?;
-    if claims.token_type != Kind::Refresh {
+    let Some(token) = token.filter(|token| !token.is_empty()) else {
+        count(None).await?;
+        return Err(RefreshError::Invalid(field_error("refresh", "This field is required.")));
+    };
+    let opened = tokens::open(token, keys, policy, ports.now());
+    let Some(claims) = opened.ok().filter(|claims| claims.token_type == Kind::Refresh) else {
+        count(None).await?;
         return Err(RefreshError::NotValid);
-    }
+    };
     // Whoever loses the race for the rotation finds the winner's generation on the second look.
     for turn in 0..3 {
         let found = ports.store().await?.session_with_user(claims.sid).await?;
-        let Some((mut session, user)) = found else { return Err(RefreshError::NotValid) };
+        let Some((mut session, user)) = found else {
+            count(None).await?;
+            return Err(RefreshError::NotValid);
+        };
         let now = ports.now();
         let verdict = judge(&claims, &session, &user, keys, ports.policy(), now);
-        if turn == 0 && matches!(verdict, Verdict::Rotate | Verdict::Repeat) {
-            let admitted = admit(ports, Class::Sustained, caller, Some(user.id)).await;
-            *standing = admitted.map_err(RefreshError::Throttled)?;
-        }
         match verdict {
+            Verdict::Rotate | Verdict::Repeat if turn == 0 => count(Some(user.id)).await?,
+            Verdict::Rotate | Verdict::Repeat => (),
             Verdict::Dead => {
+                count(None).await?;
                 let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
                 ports.store().await?.record(&event.refused("session_over")).await?;
                 return Err(RefreshError::NotValid);
             }
-            Verdict::Repeat => return Ok(tokens::mint(&session, keys, policy)),
-            Verdict::Reused => return end_reused(ports, caller, &session, &user).await,
-            Verdict::Rotate => {
-                let expires_at = session::expiry(ports.policy(), session.created_at, now);
-                if ports.store().await?.rotate_session(session.id, session.generation, now, expires_at).await? {
-                    session.generation += 1;
-                    session.rotated_at = now;
-                    session.expires_at = expires_at;
-                    return Ok(tokens::mint(&session, keys, policy));
-                }
+            // The session ends whatever the limits say; once it has, the token is a dead one.
+            Verdict::Reused => {
+                end_reused(ports, caller, &session, &user).await?;
+                count(None).await?;
+                return Err(RefreshError::Reused);
             }
+        }
+        if verdict == Verdict::Repeat {
+            return Ok(tokens::mint(&session, keys, policy));
+        }
+        let expires_at = session::expiry(ports.policy(), session.created_at, now);
+        if ports.store().await?.rotate_session(session.id, session.generation, now, expires_at).await? {
+            session.generation += 1;
+            session.rotated_at = now;
+            session.expires_at = expires_at;
+            return Ok(tokens::mint(&session, keys, policy));
         }
     }
     Err(RefreshError::NotValid)
 }
 
-async fn end_reused<P: Ports>(
-    ports: &P,
-    caller: &Caller,
-    session: &Session,
-    user: &User,
-) -> Result<Pair, RefreshError> {
+async fn end_reused<P: Ports>(ports: &P, caller: &Caller, session: &Session, user: &User) -> Result<(), Unavailable> {
     let now = ports.now();
     let why = EndReason::TokenReused;
     let letter = identifier_of(user).map(|identifier| {
@@ -201,7 +202,7 @@ async fn end_reused<P: Ports>(
         })
         .await?;
     tracing::warn!(session = %session.id, "a spent refresh token was shown: the session is ended");
-    Err(RefreshError::Reused)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -211,7 +212,8 @@ mod tests {
     use super::*;
     use crate::services::{
         create_user::Credential,
-        memory::{World, caller},
+        limits::Rate,
+        memory::{World, caller, policy},
         model::Role,
         passwords::Password,
         run::run,
@@ -219,7 +221,10 @@ mod tests {
     };
 
     fn signed_in() -> (World, Pair) {
-        let world = World::new();
+        signed_in_to(World::new())
+    }
+
+    fn signed_in_to(world: World) -> (World, Pair) {
         let request = crate::services::create_user::CreateUser {
             email: Some("ada@example.org".into()),
             phone: None,
@@ -301,5 +306,84 @@ mod tests {
         let (world, first) = signed_in();
         assert!(matches!(next(&world, &first.access), Err(RefreshError::NotValid)));
         assert!(matches!(next(&world, ""), Err(RefreshError::Invalid(_))));
+    }
+
+    fn limited(sessions: crate::services::policy::SessionPolicy) -> (World, Pair) {
+        let world = World::with(Policy { sessions, ..crate::services::memory::policy() });
+        let ada = world.add_ada();
+        let tokens = world.sign_in(ada.id).tokens;
+        (world, tokens)
+    }
+
+    #[test]
+    fn a_refresh_is_a_use() {
+        let idle = Some(Duration::from_secs(1000));
+        let (world, mut pair) = limited(crate::services::policy::SessionPolicy { idle, absolute: None, most: None });
+        for _ in 0..4 {
+            world.pass(Duration::from_secs(999));
+            pair = next(&world, &pair.refresh).unwrap();
+            assert_eq!(world.sessions()[0].last_used_at, world.now());
+        }
+        world.pass(Duration::from_secs(1000));
+        assert!(matches!(next(&world, &pair.refresh), Err(RefreshError::NotValid)));
+        assert_eq!(world.audited().last(), Some(&("token_refresh", "session_over")));
+        assert_eq!(world.sessions()[0].end_reason, None, "it ran out by itself");
+    }
+
+    #[test]
+    fn no_refresh_leads_beyond_the_absolute_limit() {
+        let absolute = Some(Duration::from_secs(10_000));
+        let (world, mut pair) = limited(crate::services::policy::SessionPolicy { idle: None, absolute, most: None });
+        let end = world.now() + Duration::from_secs(10_000);
+        for _ in 0..4 {
+            assert_eq!(pair.refresh_expires_at, end);
+            world.pass(Duration::from_secs(2400));
+            pair = next(&world, &pair.refresh).unwrap();
+        }
+        // What is left is less than an access token's life.
+        assert_eq!(pair.expires_in, 400);
+        world.pass(Duration::from_secs(399));
+        assert!(world.is_alive(&pair));
+        world.pass(Duration::from_secs(1));
+        assert!(matches!(next(&world, &pair.refresh), Err(RefreshError::NotValid)));
+    }
+
+    #[test]
+    fn a_displaced_sessions_tokens_are_dead() {
+        let most = crate::services::policy::SessionPolicy { idle: None, absolute: None, most: Some(1) };
+        let (world, first) = limited(most);
+        let second = world.sign_in(world.users()[0].id).tokens;
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::NotValid)));
+        assert!(!world.is_alive(&first));
+        assert!(next(&world, &second.refresh).is_ok());
+    }
+
+    #[test]
+    fn who_shows_a_copy_of_a_session_that_is_over_is_told_no_more() {
+        let (world, first) = signed_in();
+        next(&world, &first.refresh).unwrap();
+        run(world.clone().end_session(world.sessions()[0].id, EndReason::Logout, world.now())).unwrap();
+        world.pass(Duration::from_secs(31));
+        let letters = world.letters().len();
+        assert!(matches!(next(&world, &first.refresh), Err(RefreshError::NotValid)));
+        assert_eq!(world.letters().len(), letters);
+        assert_eq!(world.sessions()[0].end_reason, Some(EndReason::Logout));
+    }
+
+    #[test]
+    fn a_dead_token_is_counted_before_it_is_written_down() {
+        let mut policy = policy();
+        policy.limits.sustained = Some(Rate { count: 2, per: Duration::from_secs(3600) });
+        let (world, pair) = signed_in_to(World::with(policy));
+        let session = world.sessions()[0].clone();
+        assert!(run(world.clone().end_session(session.id, EndReason::Logout, world.now())).unwrap());
+        for _ in 0..2 {
+            assert!(matches!(next(&world, &pair.refresh), Err(RefreshError::NotValid)));
+        }
+        let written = world.audited().len();
+        for _ in 0..5 {
+            assert!(matches!(next(&world, &pair.refresh), Err(RefreshError::Throttled(_))));
+        }
+        assert_eq!(world.audited().len(), written);
     }
 }

@@ -103,3 +103,171 @@ pub async fn request_reset<P: Ports>(
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::services::{
+        letters::Recipient,
+        memory::{ADDRESS, NUMBER, World, caller, request},
+        run::run,
+    };
+
+    const MINUTE: Duration = Duration::from_secs(61);
+
+    fn ask(world: &World, who: &str) -> Result<(), RequestResetError> {
+        run(request_reset(world, &caller(), request(json!({ "email_or_phone": who }))))
+    }
+
+    fn is_good(world: &World, (uidb64, token): &(String, String)) -> bool {
+        let user = world.users().into_iter().find(|user| Some(user.id) == reset_flow::read_uidb64(uidb64)).unwrap();
+        run(reset_flow::check_token(world, &user, token)).unwrap().is_some()
+    }
+
+    #[test]
+    fn an_address_gets_a_link_and_a_number_a_code() {
+        let world = World::with_ada();
+        ask(&world, " ADA@Example.org ").unwrap();
+        let letter = world.letters().pop().unwrap();
+        assert_eq!(letter.to, Recipient::Email(ADDRESS.into()), "the stored spelling");
+        assert_eq!(letter.letter.kind(), "password_reset");
+        let (uidb64, token) = world.link();
+        assert_eq!(uidb64, reset_flow::uidb64(world.users()[0].id));
+        assert!(token.len() >= 43, "256 bits");
+        let crate::services::letters::Letter::PasswordReset { url, minutes } = letter.letter else { unreachable!() };
+        assert_eq!(url, format!("https://id.example.org/password-reset-confirm/{uidb64}/{token}"));
+        assert_eq!(minutes, 60);
+        assert!(is_good(&world, &(uidb64, token)));
+
+        world.pass(MINUTE);
+        ask(&world, "0803 123 4567").unwrap();
+        let letter = world.letters().pop().unwrap();
+        assert_eq!((letter.to, letter.letter.kind()), (Recipient::Phone(NUMBER.into()), "password_reset_code"));
+        assert_eq!(world.audited().last(), Some(&("password_reset_request", "")));
+    }
+
+    #[test]
+    fn asking_costs_the_same_whoever_is_asked_for() {
+        type Change = fn(&World);
+        let cases: [(&str, Change, &str); 5] = [
+            ("known", |_| (), ""),
+            ("unknown", |world| world.change_user(|user| (user.email, user.phone) = (None, None)), "not_entitled"),
+            ("unverified", |world| world.change_user(|user| user.is_verified = false), "not_entitled"),
+            ("disabled", |world| world.change_user(|user| user.is_active = false), "not_entitled"),
+            ("deleted", World::hide_user, "not_entitled"),
+        ];
+        for who in [ADDRESS, NUMBER] {
+            // Of the first request, and of another too soon after it.
+            let mut told: Vec<Vec<Vec<&str>>> = vec![Vec::new(); 2];
+            for (name, change, reason) in cases {
+                let world = World::with_ada();
+                change(&world);
+                let hashes = world.hashes();
+                for (told, reason) in told.iter_mut().zip([reason, if reason.is_empty() { "too_soon" } else { reason }])
+                {
+                    let before = (world.entries(), world.audited().len());
+                    world.calls();
+                    assert!(ask(&world, who).is_ok());
+                    told.push(world.calls());
+                    assert_eq!((world.entries(), world.audited().len()), (before.0 + 1, before.1 + 1), "{name} {who}");
+                    assert_eq!(world.audited().last(), Some(&("password_reset_request", reason)), "{name} {who}");
+                }
+                assert_eq!(world.hashes(), hashes, "{name} {who}");
+                assert_eq!(world.letters().len(), usize::from(reason.is_empty()), "{name} {who}");
+            }
+            for told in told {
+                assert!(told.iter().all(|calls| calls == &told[0]), "{who} {told:?}");
+                assert!(told[0].contains(&"put") && told[0].contains(&"transaction"), "{told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_asked_for_too_soon_is_not_sent_and_the_first_one_stays_good() {
+        let world = World::with_ada();
+        ask(&world, ADDRESS).unwrap();
+        let link = world.link();
+        ask(&world, ADDRESS).unwrap();
+        assert_eq!(world.letters().len(), 1);
+        assert_eq!(world.audited().last(), Some(&("password_reset_request", "too_soon")));
+        assert_eq!(world.events().last().unwrap(), "CodeWithheld");
+        assert!(is_good(&world, &link));
+    }
+
+    #[test]
+    fn a_new_link_voids_the_one_before() {
+        let world = World::with_ada();
+        ask(&world, ADDRESS).unwrap();
+        let first = world.link();
+        world.pass(MINUTE);
+        ask(&world, ADDRESS).unwrap();
+        let second = world.link();
+        assert!(first.0 == second.0 && first.1 != second.1);
+        assert!(!is_good(&world, &first));
+        assert!(is_good(&world, &second));
+    }
+
+    #[test]
+    fn sends_are_counted_by_purpose_and_the_days_over_all() {
+        let world = World::with_ada();
+        let account = SendTo::Account(world.users()[0].id);
+        let may_register = || run(codes::claim_send(&world, &account, Purpose::Registration)).unwrap();
+        for _ in 0..10 {
+            ask(&world, ADDRESS).unwrap();
+            assert!(may_register(), "a link sent holds up no code of another purpose");
+            world.pass(MINUTE);
+        }
+        assert_eq!(world.letters().len(), 10);
+        ask(&world, ADDRESS).unwrap();
+        assert_eq!(world.letters().len(), 10, "the day's twenty are used up by both purposes");
+        assert!(!may_register());
+        world.pass(Duration::from_secs(86_400));
+        ask(&world, ADDRESS).unwrap();
+        assert_eq!(world.letters().len(), 11);
+    }
+
+    #[test]
+    fn both_identifiers_of_a_user_share_one_send() {
+        let world = World::with_ada();
+        ask(&world, ADDRESS).unwrap();
+        ask(&world, NUMBER).unwrap();
+        assert_eq!(world.letter_kinds(), ["password_reset"]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_may_be_asked_for_at_once() {
+        let world = World::with_ada();
+        let audited = world.audited();
+        world.fail_commits(true);
+        assert!(matches!(ask(&world, ADDRESS), Err(RequestResetError::Unavailable(_))));
+        assert!(world.letters().is_empty());
+        assert_eq!(world.audited(), audited);
+        world.fail_commits(false);
+        ask(&world, ADDRESS).unwrap();
+        assert!(is_good(&world, &world.link()));
+    }
+
+    #[test]
+    fn a_request_names_one_person() {
+        let world = World::with_ada();
+        world.calls();
+        for (body, field) in [
+            (json!({}), "email_or_phone"),
+            (json!({ "email_or_phone": "" }), "email_or_phone"),
+            (json!({ "email_or_phone": "ada@" }), "email_or_phone"),
+            (json!({ "email": NUMBER }), "email"),
+            (json!({ "phone": ADDRESS }), "phone"),
+        ] {
+            let refused = run(request_reset(&world, &caller(), request(body.clone())));
+            let Err(RequestResetError::Invalid(errors)) = refused else { panic!("{body}") };
+            assert!(errors.contains_key(field) || errors.contains_key("non_field_errors"), "{body} {errors:?}");
+        }
+        let both = run(request_reset(&world, &caller(), request(json!({ "email": ADDRESS, "phone": NUMBER }))));
+        assert!(matches!(both, Err(RequestResetError::Invalid(_))));
+        assert_eq!(world.calls(), Vec::<&str>::new());
+    }
+}

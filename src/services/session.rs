@@ -124,3 +124,187 @@ impl Session {
             && self.created_at > living.opened_after
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::services::{
+        memory::{self, World, caller},
+        model::Place,
+        run::run,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn world(sessions: SessionPolicy) -> (World, User) {
+        let world = World::with(Policy { sessions, ..memory::policy() });
+        let ada = world.add_ada();
+        (world, ada)
+    }
+
+    fn at_most(most: usize) -> SessionPolicy {
+        SessionPolicy { most: Some(most), ..memory::policy().sessions }
+    }
+
+    fn living(world: &World) -> Vec<bool> {
+        world.sessions().iter().map(|session| session.ended_at.is_none()).collect()
+    }
+
+    #[test]
+    fn a_session_knows_where_and_with_what_it_began() {
+        let (world, ada) = world(memory::policy().sessions);
+        let (one, other) = (begin(&world, &ada, &caller()), begin(&world, &ada, &caller()));
+        assert_ne!(one.id, other.id);
+        assert_eq!((one.browser.as_str(), one.os.as_str(), one.device.as_str()), ("Firefox", "Linux", "desktop"));
+        assert_eq!((one.ip.as_str(), one.user_agent), ("192.0.2.1", caller().user_agent));
+        assert_eq!(one.place, Place { country: "Nigeria".into(), city: "Lagos".into() });
+        let moments = [one.created_at, one.rotated_at, one.last_used_at];
+        assert_eq!(moments, [world.now(); 3]);
+        assert_eq!(one.expires_at, world.now() + Duration::from_secs(30 * 86_400));
+    }
+
+    #[test]
+    fn a_refresh_token_outlives_no_absolute_limit() {
+        let opened = OffsetDateTime::UNIX_EPOCH;
+        let policy = |absolute: Option<u64>| {
+            let sessions = SessionPolicy { absolute: absolute.map(Duration::from_secs), ..memory::policy().sessions };
+            Policy { sessions, ..memory::policy() }
+        };
+        let life = Duration::from_secs(30 * 86_400);
+        let used = opened + Duration::from_secs(500);
+        assert_eq!(expiry(&policy(None), opened, used), used + life);
+        assert_eq!(expiry(&policy(Some(1000)), opened, used), opened + Duration::from_secs(1000));
+        assert_eq!(expiry(&policy(Some(365 * 86_400)), opened, used), used + life);
+    }
+
+    #[test]
+    fn every_limit_ends_a_session_by_itself() {
+        let began = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let hours = |n: u64| Duration::from_secs(n * 3600);
+        let session = memory::session(began, hours(10));
+        let policy = |idle: Option<u64>, absolute: Option<u64>| SessionPolicy {
+            idle: idle.map(hours),
+            absolute: absolute.map(hours),
+            most: None,
+        };
+        for (policy, life) in [
+            (policy(None, None), hours(10)),
+            (policy(Some(20), Some(20)), hours(10)),
+            (policy(Some(2), None), hours(2)),
+            (policy(None, Some(3)), hours(3)),
+        ] {
+            let last = began + life;
+            assert!(session.is_alive(&policy, last - Duration::from_micros(1)), "{policy:?}");
+            assert!(!session.is_alive(&policy, last), "{policy:?}");
+        }
+        let used = Session { last_used_at: began + hours(1), ..session.clone() };
+        assert!(used.is_alive(&policy(Some(2), None), began + hours(2)));
+        let ended = Session { ended_at: Some(began), ..session };
+        assert!(!ended.is_alive(&policy(None, None), began));
+    }
+
+    #[test]
+    fn a_further_sign_in_ends_the_least_recently_used_one() {
+        let (world, ada) = world(at_most(2));
+        let first = world.sign_in(ada.id).tokens;
+        world.pass(SECOND);
+        world.sign_in(ada.id);
+        world.pass(Duration::from_secs(120));
+        world.bearer(&first);
+        world.sign_in(ada.id);
+        assert_eq!(living(&world), [true, false, true], "the first was used after the second");
+        assert_eq!(world.sessions()[1].end_reason, Some(EndReason::Displaced));
+        assert_eq!(world.events().iter().filter(|kind| *kind == "SessionEnded").count(), 1);
+        world.pass(SECOND);
+        world.sign_in(ada.id);
+        assert_eq!(living(&world), [false, false, true, true]);
+    }
+
+    #[test]
+    fn with_room_for_one_the_newest_stays() {
+        let (world, ada) = world(at_most(1));
+        for _ in 0..3 {
+            world.sign_in(ada.id);
+        }
+        assert_eq!(living(&world), [false, false, true]);
+        let grace = world.add("grace@example.org", None);
+        world.sign_in(grace.id);
+        assert_eq!(living(&world), [false, false, true, true], "each user has room of their own");
+    }
+
+    #[test]
+    fn a_limit_set_later_ends_what_is_beyond_it() {
+        let (world, ada) = world(SessionPolicy { most: None, ..memory::policy().sessions });
+        for _ in 0..5 {
+            world.sign_in(ada.id);
+            world.pass(SECOND);
+        }
+        assert_eq!(living(&world), [true; 5]);
+        let limited = World::with(Policy { sessions: at_most(3), ..memory::policy() });
+        let ada = limited.add_ada();
+        for session in world.sessions() {
+            run(limited.clone().insert_session(&Session { user_id: ada.id, ..session })).unwrap();
+        }
+        limited.pass(Duration::from_secs(60));
+        limited.sign_in(ada.id);
+        assert_eq!(living(&limited), [false, false, false, true, true, true]);
+    }
+
+    #[test]
+    fn what_no_longer_lives_takes_up_no_room() {
+        let sessions = SessionPolicy { idle: Some(Duration::from_secs(300)), ..at_most(2) };
+        let (world, ada) = world(sessions);
+        world.sign_in(ada.id);
+        world.pass(Duration::from_secs(300));
+        world.sign_in(ada.id);
+        world.sign_in(ada.id);
+        assert_eq!(world.sessions()[0].end_reason, None, "it ran out by itself");
+        assert_eq!(living(&world), [true; 3]);
+    }
+
+    #[test]
+    fn a_sign_in_that_is_undone_displaces_nobody() {
+        let (world, ada) = world(at_most(1));
+        world.sign_in(ada.id);
+        world.fail_commits(true);
+        let refused =
+            run(world.transaction(async |store| open(&world, store, ada.clone(), None, "login", &caller()).await));
+        assert!(matches!(refused, Err(OpenError::Unavailable(_))));
+        assert_eq!(living(&world), [true]);
+    }
+
+    #[test]
+    fn a_user_who_has_changed_gets_no_session() {
+        type Change = fn(&mut User);
+        let changes: [Change; 3] = [
+            |user| user.password_hash = Some("$another".into()),
+            |user| user.is_active = false,
+            |user| user.deleted_at = Some(OffsetDateTime::UNIX_EPOCH),
+        ];
+        for change in changes {
+            let (world, ada) = world(memory::policy().sessions);
+            let entries = world.entries();
+            world.change_user(change);
+            let refused =
+                run(world.transaction(async |store| open(&world, store, ada.clone(), None, "login", &caller()).await));
+            assert!(matches!(refused, Err(OpenError::Changed)));
+            assert!(world.sessions().is_empty());
+            assert_eq!(world.entries(), entries);
+        }
+    }
+
+    #[test]
+    fn a_sign_in_is_noted_with_the_hash_made_anew() {
+        let (world, ada) = world(memory::policy().sessions);
+        let opened =
+            run(world.transaction(async |store| open(&world, store, ada, Some("$new"), "login", &caller()).await));
+        assert_eq!(opened.unwrap().user.last_login_at, Some(world.now()));
+        let ada = world.users().remove(0);
+        assert_eq!((ada.last_login_at, ada.password_hash.as_deref()), (Some(world.now()), Some("$new")));
+        assert_eq!(ada.password_changed_at, None, "it is the same password");
+        assert_eq!(world.audited().last(), Some(&("login", "")));
+        assert_eq!(world.events().last().unwrap(), "SessionStarted");
+    }
+}

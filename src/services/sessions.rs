@@ -102,3 +102,169 @@ pub async fn revoke_others<P: Ports>(ports: &P, caller: &Caller, bearer: &Bearer
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::services::{
+        memory::{self, World, caller, request},
+        model::UserId,
+        pages::PageQuery,
+        run::run,
+        tokens::Pair,
+    };
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn whole() -> Page {
+        request::<PageQuery>(json!({})).page().unwrap()
+    }
+
+    fn listed(world: &World, pair: &Pair) -> Vec<SessionId> {
+        let shown = run(sessions(world, &world.bearer(pair), whole())).unwrap();
+        assert_eq!(shown.count, i64::try_from(shown.results.len()).unwrap());
+        shown.results.iter().map(|session| session.id).collect()
+    }
+
+    fn sign_in(world: &World, id: UserId) -> (SessionId, Pair) {
+        let tokens = world.sign_in(id).tokens;
+        (world.sessions().last().unwrap().id, tokens)
+    }
+
+    fn end(world: &World, pair: &Pair, id: &str) -> Result<(), RevokeError> {
+        run(revoke(world, &caller(), &world.bearer(pair), id))
+    }
+
+    #[test]
+    fn own_living_sessions_are_listed_the_newest_first() {
+        let world = World::with_ada();
+        let (ada, grace) = (world.users()[0].id, world.add("grace@example.org", None).id);
+        let (first, _) = sign_in(&world, ada);
+        world.pass(MINUTE);
+        let (ended, its) = sign_in(&world, ada);
+        let (_, of_grace) = sign_in(&world, grace);
+        world.pass(MINUTE);
+        let (this, tokens) = sign_in(&world, ada);
+        end(&world, &its, &ended.to_string()).unwrap();
+        assert_eq!(listed(&world, &tokens), [this, first]);
+        assert_eq!(listed(&world, &of_grace).len(), 1);
+    }
+
+    #[test]
+    fn what_has_run_out_is_too_old_or_was_not_used_is_not_listed() {
+        let seconds = Duration::from_secs;
+        let idle = SessionPolicy { idle: Some(seconds(300)), absolute: Some(seconds(900)), most: None };
+        let world = World::with(crate::services::policy::Policy { sessions: idle, ..memory::policy() });
+        let ada = world.add_ada().id;
+        let (unused, _) = sign_in(&world, ada);
+        let (used, tokens) = sign_in(&world, ada);
+        world.pass(seconds(200));
+        assert_eq!(listed(&world, &tokens).len(), 2);
+        world.pass(seconds(100));
+        assert_eq!(listed(&world, &tokens), [used], "{unused} was not used");
+        for _ in 0..2 {
+            world.pass(seconds(200));
+            assert_eq!(listed(&world, &tokens), [used]);
+        }
+        world.pass(seconds(199));
+        let (newest, its) = sign_in(&world, ada);
+        assert_eq!(listed(&world, &its), [newest, used]);
+        world.pass(seconds(1));
+        assert_eq!(listed(&world, &its), [newest], "the other is too old");
+    }
+
+    #[test]
+    fn pages_follow_one_another_without_gap_or_repetition() {
+        let world = World::with_ada();
+        let ada = world.users()[0].id;
+        let mut all = Vec::new();
+        for n in 0..7 {
+            // Some of one moment, which their ids put in order.
+            if n % 3 == 0 {
+                world.pass(MINUTE);
+            }
+            all.push((world.now(), sign_in(&world, ada)));
+        }
+        let (_, (_, tokens)) = all.last().cloned().unwrap();
+        all.sort_by_key(|(at, (id, _))| std::cmp::Reverse((*at, *id)));
+        let (mut seen, mut cursor) = (Vec::new(), None);
+        for shown in [3, 3, 1] {
+            let query = match &cursor {
+                None => json!({ "limit": 3 }),
+                Some(cursor) => json!({ "limit": 3, "cursor": cursor }),
+            };
+            let page = request::<PageQuery>(query).page().unwrap();
+            let part = run(sessions(&world, &world.bearer(&tokens), page)).unwrap();
+            assert_eq!((part.count, part.results.len()), (7, shown));
+            seen.extend(part.results.iter().map(|session| session.id));
+            cursor = part.next;
+        }
+        assert_eq!(cursor, None);
+        assert_eq!(seen, all.iter().map(|(_, (id, _))| *id).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_that_is_ended_is_dead_at_once_and_written_down() {
+        let world = World::with_ada();
+        let ada = world.users()[0].id;
+        let ((other, its), (this, tokens)) = (sign_in(&world, ada), sign_in(&world, ada));
+        end(&world, &tokens, &other.to_string()).unwrap();
+        assert!(!world.is_alive(&its) && world.is_alive(&tokens));
+        assert_eq!(world.sessions()[0].end_reason, Some(EndReason::Revoked));
+        assert_eq!(world.audited().last(), Some(&("session_revoke", "")));
+        assert_eq!(world.events().last().unwrap(), "SessionEnded");
+        assert!(matches!(end(&world, &tokens, &other.to_string()), Err(RevokeError::NotFound)), "it has ended");
+        end(&world, &tokens, &this.to_string()).unwrap();
+        assert!(!world.is_alive(&tokens), "one's own");
+    }
+
+    #[test]
+    fn another_users_session_is_not_found_and_the_try_is_audited() {
+        let world = World::with_ada();
+        let (ada, grace) = (world.users()[0].id, world.add("grace@example.org", None).id);
+        let ((_, tokens), (hers, its)) = (sign_in(&world, ada), sign_in(&world, grace));
+        let nothing = uuid::Uuid::from_u128(9).to_string();
+        for id in [hers.to_string(), nothing] {
+            let audited = world.audited().len();
+            assert!(matches!(end(&world, &tokens, &id), Err(RevokeError::NotFound)), "{id}");
+            assert_eq!(world.audited()[audited..], [("session_revoke", "not_found")]);
+        }
+        for id in ["", "x", "1", "' OR 1=1 --", "00000000-0000-0000-0000-00000000000g"] {
+            assert!(matches!(end(&world, &tokens, id), Err(RevokeError::NotFound)), "{id}");
+        }
+        assert!(world.is_alive(&its));
+    }
+
+    #[test]
+    fn a_commit_that_fails_ends_nothing() {
+        let world = World::with_ada();
+        let ada = world.users()[0].id;
+        let ((other, its), (_, tokens)) = (sign_in(&world, ada), sign_in(&world, ada));
+        let bearer = world.bearer(&tokens);
+        world.fail_commits(true);
+        let refused = run(revoke(&world, &caller(), &bearer, &other.to_string()));
+        assert!(matches!(refused, Err(RevokeError::Unavailable(_))));
+        assert!(run(revoke_others(&world, &caller(), &bearer)).is_err());
+        world.fail_commits(false);
+        assert!(world.is_alive(&its));
+    }
+
+    #[test]
+    fn all_others_end_and_this_one_goes_on() {
+        let world = World::with_ada();
+        let (ada, grace) = (world.users()[0].id, world.add("grace@example.org", None).id);
+        let others = [sign_in(&world, ada), sign_in(&world, ada)];
+        let ((_, tokens), (_, of_grace)) = (sign_in(&world, ada), sign_in(&world, grace));
+        let bearer = world.bearer(&tokens);
+        assert_eq!(run(revoke_others(&world, &caller(), &bearer)).unwrap(), 2);
+        assert!(others.iter().all(|(_, pair)| !world.is_alive(pair)));
+        assert!(world.is_alive(&tokens) && world.is_alive(&of_grace));
+        assert_eq!(world.audited().last(), Some(&("sessions_revoke_others", "")));
+        assert!(world.events().ends_with(&["SessionEnded".to_owned(), "SessionEnded".to_owned()]));
+        assert_eq!(run(revoke_others(&world, &caller(), &bearer)).unwrap(), 0);
+    }
+}

@@ -237,3 +237,151 @@ pub fn identifier_of(user: &User) -> Option<Identifier> {
     let phone = || user.phone.clone().map(Identifier::Phone);
     user.email.clone().map(Identifier::Email).or_else(phone)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::services::{
+        login::{Login, LoginError, login},
+        memory::{ADDRESS, PASSWORD, World, caller, request},
+        register::register,
+        resend_otp::resend_otp,
+        run::run,
+    };
+
+    const WRONG: &str = "orange-Lantern-41";
+
+    fn sign_up(world: &World) -> String {
+        let wanted = json!({ "email": ADDRESS, "password": PASSWORD });
+        run(register(world, &caller(), request(wanted))).unwrap().challenge
+    }
+
+    fn prove(world: &World, body: Value) -> Result<SignedIn, VerifyOtpError> {
+        run(verify_otp(world, &caller(), request(body)))
+    }
+
+    fn lock(world: &World, who: &str) {
+        for _ in 0..5 {
+            let wanted = json!({ "email_or_phone": who, "password": WRONG });
+            assert!(matches!(
+                run(login(world, &caller(), request::<Login>(wanted))),
+                Err(LoginError::WrongCredentials)
+            ));
+        }
+    }
+
+    #[test]
+    fn a_code_verifies_signs_in_and_is_spent() {
+        let world = World::new();
+        let challenge = sign_up(&world);
+        let body = json!({ "challenge": challenge, "otp": world.code() });
+        let signed_in = prove(&world, body.clone()).unwrap();
+        assert!(world.users()[0].is_verified && world.is_alive(&signed_in.tokens));
+        assert_eq!(world.audited().last(), Some(&("verify_otp", "")));
+        assert!(world.events().contains(&"UserVerified".to_owned()));
+        assert!(matches!(prove(&world, body), Err(VerifyOtpError::WrongCode)));
+        assert_eq!(world.audited().last(), Some(&("verify_otp", "invalid_otp")));
+    }
+
+    #[test]
+    fn a_code_obeys_the_lock_and_is_not_spent_by_it() {
+        for by_challenge in [true, false] {
+            let world = World::new();
+            let challenge = sign_up(&world);
+            lock(&world, ADDRESS);
+            let body = |world: &World| match by_challenge {
+                true => json!({ "challenge": challenge, "otp": world.code() }),
+                false => json!({ "email": ADDRESS, "otp": world.code() }),
+            };
+            let refused = prove(&world, body(&world)).err().unwrap();
+            assert!(matches!(refused, VerifyOtpError::Locked(wait) if wait <= Duration::from_secs(900)));
+            assert_eq!(world.audited().last(), Some(&("verify_otp", "locked")));
+            let problem = Problem::from(refused);
+            assert_eq!((problem.status, problem.code), (429, "account_locked"));
+            assert!(!world.users()[0].is_verified && world.sessions().is_empty());
+            world.pass(Duration::from_secs(901));
+            run(resend_otp(&world, &caller(), request(json!({ "email": ADDRESS })))).unwrap();
+            assert!(prove(&world, body(&world)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_lifted_leaves_the_code_good() {
+        let world = World::new();
+        sign_up(&world);
+        lock(&world, ADDRESS);
+        let body = json!({ "email_or_phone": ADDRESS, "otp": world.code() });
+        // More tries behind the lock than a code has guesses.
+        for _ in 0..6 {
+            assert!(matches!(prove(&world, body.clone()), Err(VerifyOtpError::Locked(_))));
+        }
+        run(lockout::lift(&world, &Identifier::email(ADDRESS).unwrap())).unwrap();
+        assert!(prove(&world, body).is_ok());
+    }
+
+    #[test]
+    fn a_lock_tells_nobody_whether_there_is_an_account() {
+        let world = World::new();
+        sign_up(&world);
+        let calls = |who: &str| {
+            lock(&world, who);
+            world.calls();
+            let refused = prove(&world, json!({ "email": who, "otp": "not-it" }));
+            assert!(matches!(refused, Err(VerifyOtpError::Locked(_))), "{who}");
+            world.calls()
+        };
+        assert_eq!(calls(ADDRESS), calls("nobody@example.org"));
+    }
+
+    #[test]
+    fn a_wrong_code_costs_the_same_with_and_without_an_account() {
+        let world = World::new();
+        sign_up(&world);
+        let verified = world.add("grace@example.org", None);
+        let calls = |who: &str| {
+            world.calls();
+            assert!(matches!(prove(&world, json!({ "email": who, "otp": "not-it" })), Err(VerifyOtpError::WrongCode)));
+            world.calls()
+        };
+        let waiting = calls(ADDRESS);
+        assert_eq!(calls("nobody@example.org"), waiting);
+        assert_eq!(calls(verified.email.as_deref().unwrap()), waiting);
+    }
+
+    #[test]
+    fn only_the_right_code_learns_of_a_disabled_account() {
+        let world = World::new();
+        sign_up(&world);
+        world.change_user(|user| user.is_active = false);
+        let with = |otp: &str| prove(&world, json!({ "email": ADDRESS, "otp": otp }));
+        assert!(matches!(with("not-it"), Err(VerifyOtpError::WrongCode)));
+        assert!(matches!(with(&world.code()), Err(VerifyOtpError::Disabled)));
+        assert!(!world.users()[0].is_verified && world.sessions().is_empty());
+    }
+
+    #[test]
+    fn a_code_of_a_reset_verifies_nobody() {
+        let world = World::new();
+        sign_up(&world);
+        let user = world.users().remove(0);
+        let code = run(codes::issue(&world, user.id, Purpose::PasswordReset, "")).unwrap();
+        assert!(code == world.code() || prove(&world, json!({ "email": ADDRESS, "otp": code })).is_err());
+        assert!(prove(&world, json!({ "email": ADDRESS, "otp": world.code() })).is_ok());
+    }
+
+    #[test]
+    fn a_request_names_one_account() {
+        let world = World::new();
+        for body in [
+            json!({ "otp": "123456" }),
+            json!({ "otp": "123456", "email": "", "challenge": null }),
+            json!({ "otp": "123456", "email": ADDRESS, "phone": "+2348031234567" }),
+            json!({ "otp": "123456", "email": "ada@" }),
+        ] {
+            assert!(matches!(prove(&world, body.clone()), Err(VerifyOtpError::Invalid(_))), "{body}");
+        }
+        assert!(matches!(prove(&world, json!({ "otp": "1", "challenge": "forged" })), Err(VerifyOtpError::WrongCode)));
+    }
+}

@@ -379,9 +379,14 @@ mod tests {
             "passwords.max_length=129",
             "passwords.max_length=63",
             "passwords.min_score=5",
+            "stuffing.identifiers=1",
+            "stuffing.identifiers=10001",
+            "sessions.max_per_user=1001",
         ] {
             refuses(&[assignment], assignment.split('=').next().unwrap(), "a number from");
         }
+        accepts(&["stuffing.identifiers=2", "sessions.max_per_user=0"]);
+        accepts(&["stuffing.identifiers=10000", "sessions.max_per_user=1000"]);
     }
 
     #[test]
@@ -400,6 +405,11 @@ mod tests {
             "outbox.backoff",
             "lockout.duration",
             "otp.ttl",
+            "otp.link_ttl",
+            "stuffing.window",
+            "stuffing.duration",
+            "devices.ttl",
+            "passwords.breaches_timeout",
             "tokens.access_ttl",
             "audit.retention",
         ] {
@@ -412,6 +422,79 @@ mod tests {
     fn a_code_lives_for_ten_minutes_at_most() {
         accepts(&["otp.ttl=10m"]);
         refuses(&["otp.ttl=601s"], "otp.ttl", "ASVS 6.5.5");
+    }
+
+    #[test]
+    fn a_reset_link_lives_for_a_day_at_most() {
+        accepts(&["otp.link_ttl=24h"]);
+        refuses(&["otp.link_ttl=86401s"], "otp.link_ttl", "24 hours");
+    }
+
+    #[test]
+    fn a_device_is_known_for_as_long_as_browsers_keep_a_cookie() {
+        accepts(&["devices.ttl=400d"]);
+        refuses(&["devices.ttl=401d"], "devices.ttl", "400 days");
+    }
+
+    #[test]
+    fn sessions_end_later_than_their_use_is_noted_and_than_an_access_token() {
+        accepts(&["sessions.idle_timeout=121s", "sessions.absolute_timeout=901s"]);
+        accepts(&["sessions.idle_timeout=off", "sessions.absolute_timeout=off"]);
+        for idle in ["0s", "60s", "2m"] {
+            refuses(&[&format!("sessions.idle_timeout={idle}")], "sessions.idle_timeout", "more than 2m");
+        }
+        for absolute in ["0s", "15m"] {
+            let assignment = format!("sessions.absolute_timeout={absolute}");
+            refuses(&[&assignment], "sessions.absolute_timeout", "more than tokens.access_ttl");
+        }
+        let longer = "tokens.access_ttl=2h";
+        refuses(&["sessions.absolute_timeout=2h", longer], "sessions.absolute_timeout", "tokens.access_ttl");
+    }
+
+    #[test]
+    fn breached_passwords_are_looked_up_in_secret_or_not_at_all() {
+        for url in ["", "https://list.example.com", "https://list.example.com/mirror/", "http://127.0.0.1:9"] {
+            accepts(&[&format!("passwords.breaches_url={url}")]);
+        }
+        for url in [
+            "http://list.example.com",
+            "ftp://list.example.com",
+            "mailto:list@example.com",
+            "https://u@list.example.com",
+            "https://list.example.com/?key=1",
+        ] {
+            refuses(&[&format!("passwords.breaches_url={url}")], "passwords.breaches_url", "https://");
+        }
+    }
+
+    #[test]
+    fn links_stay_on_their_own_site() {
+        accepts(&["links.sign_in=/", "links.password_forgotten=/#/forgotten?from=mail"]);
+        accepts(&["links.password_reset=/reset?uid={uidb64}&token={token}"]);
+        for key in ["links.sign_in", "links.password_forgotten", "links.password_reset"] {
+            for path in [
+                "",
+                "login",
+                "//evil.example",
+                "/\\\\evil.example",
+                "https://evil.example/",
+                "/a b",
+                "/\"onclick",
+                "/<b>",
+                "/é",
+            ] {
+                refuses(&[&format!("{key}={path}")], key, "a path such as");
+            }
+        }
+        for path in [
+            "/reset",
+            "/reset/{uidb64}",
+            "/reset/{token}",
+            "/reset/{uidb64}/{token}/{token}",
+            "/{uidb64}/{uidb64}/{token}",
+        ] {
+            refuses(&[&format!("links.password_reset={path}")], "links.password_reset", "once each");
+        }
     }
 
     #[test]

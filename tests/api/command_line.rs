@@ -68,7 +68,20 @@ fn the_configuration_is_shown_with_its_sources_and_without_its_secrets() {
     assert!(shown.contains("********"), "{shown}");
     let line = shown.lines().find(|line| line.contains("limits.burst")).expect("limits.burst");
     assert!(line.contains("7/min") && line.contains("BIFRONS_LIMITS__BURST"), "{line}");
-    for key in ["data_dir", "engines.v1.bind", "store.url", "passwords.memory_kib", "otp.ttl", "secrets.master"] {
+    for key in [
+        "data_dir",
+        "engines.v1.bind",
+        "store.url",
+        "passwords.memory_kib",
+        "otp.ttl",
+        "otp.link_ttl",
+        "sessions.max_per_user",
+        "stuffing.rate",
+        "links.password_reset",
+        "geoip.database",
+        "passwords.breaches_url",
+        "secrets.master",
+    ] {
         assert!(shown.contains(key), "{key} is not shown");
     }
     assert!(run_alone(&[], &["config", "check"], "").status.success());
@@ -109,10 +122,17 @@ fn migrating_twice_changes_nothing() {
 
 #[test]
 fn help_is_there_and_a_wrong_command_is_a_usage_error() {
-    for arguments in [&["--help"][..], &["serve", "--help"], &["user", "create", "--help"], &["outbox", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["user", "create", "--help"],
+        &["user", "unlock", "--help"],
+        &["outbox", "--help"],
+    ] {
         let outcome = run_alone(&[], arguments, "");
         assert!(outcome.status.success() && outcome.output.contains("Usage"), "{arguments:?}: {}", outcome.errors);
     }
+    assert_eq!(run_alone(&[], &["user", "unlock"], "").status.code(), Some(2));
     assert_eq!(run_alone(&[], &["server"], "").status.code(), Some(2));
     assert_eq!(run_alone(&[], &["serve", "--port", "1"], "").status.code(), Some(2));
 }

@@ -1,7 +1,7 @@
 //! What somebody finds who has the log, the database and the store.
 
-use crate::Side;
-use crate::support::{Engine, Gateway, for_each_backend};
+use crate::password_reset;
+use crate::support::{Engine, Gateway, Request, Side, for_each_backend, unique};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -24,11 +24,18 @@ fn add_code(secrets: &mut Secrets, code: &str) {
     }
 }
 
+/// A character for each byte, so that bytes can be searched as quickly as text.
+fn searchable(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect()
+}
+
 /// Whether the code stands there by itself, not within a longer number.
-fn shows_code(bytes: &[u8], code: &str) -> bool {
-    let digit = |position: Option<usize>| position.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_alphanumeric);
-    bytes.windows(code.len()).enumerate().any(|(start, window)| {
-        window == code.as_bytes() && !digit(start.checked_sub(1)) && !digit(Some(start + code.len()))
+fn shows_code(text: &str, code: &str) -> bool {
+    let is_part = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+    text.match_indices(code).any(|(start, _)| {
+        let before = text.get(..start).and_then(|text| text.chars().next_back());
+        let after = text.get(start + code.len()..).and_then(|text| text.chars().next());
+        !is_part(before) && !is_part(after)
     })
 }
 
@@ -49,6 +56,7 @@ fn live(gateway: &Gateway, engine: Engine, secrets: &mut Secrets, codes: &mut Ve
     side.post("auth/token/verify/", &json!({ "token": access }));
     side.post_as(&access, "auth/logout/", &json!({ "refresh": refresh }));
     side.get(&format!("auth/me/?token={access}&email={email}&password={PASSWORD}"), &access);
+    reset_and_change(&mut side, secrets, codes);
     let phone = side.phone("confidential");
     side.post("auth/register/", &json!({ "phone": phone, "password": PASSWORD }));
     let waiting_code = gateway.wait_for_text(&phone, 1).code().expect("a code");
@@ -78,13 +86,71 @@ fn live(gateway: &Gateway, engine: Engine, secrets: &mut Secrets, codes: &mut Ve
     }
 }
 
+/// What there is to know of passwords that were forgotten and changed, and of requests with a key.
+fn reset_and_change(side: &mut Side<'_>, secrets: &mut Secrets, codes: &mut Vec<String>) {
+    let (reset, changed) = ("juniper-marble-61-window", "saffron-bridge-84-lantern");
+    let email = side.email("forgetful");
+    let key = format!("private-key-{}", unique());
+    let with_key = |request: Request| request.header("X-Idempotency-Key", &key);
+    let register = Request::post("/api/{v}/auth/register/", &json!({ "email": email, "password": PASSWORD }));
+    let registered = side.send(&with_key(register.clone()));
+    assert_eq!(side.send(&with_key(register)).header("idempotent-replay"), Some("true"));
+    let code = side.gateway.wait_for_mail(&email, 1).code().expect("a code");
+    let challenge = registered.text("data.challenge");
+    assert_eq!(side.post("auth/verify-otp/", &json!({ "challenge": challenge, "otp": code })).status, 200);
+    let ask = Request::post("/api/{v}/password/reset-request/", &json!({ "email_or_phone": email }));
+    assert_eq!(side.send(&with_key(ask)).status, 200);
+    let link = password_reset::link_in_mail(side, &email, 2);
+    let path = format!("/api/{{v}}/password/reset-confirm/{}/{}/", link.uidb64, link.token);
+    for (password, status) in [("password", 400), (reset, 200), (reset, 400)] {
+        let answer = side.send(&Request::post(&path, &json!({ "password": password, "password2": password })));
+        assert_eq!(answer.status, status, "{}", answer.shown());
+    }
+    let login = password_reset::login(side, &email, reset);
+    let access = login.text("data.access");
+    let device = login.all("set-cookie").find_map(|cookie| cookie.strip_prefix("bifrons_device=")).expect("a device");
+    let device = device.split(';').next().unwrap_or_default();
+    let body = json!({ "current_password": reset, "new_password": changed });
+    assert_eq!(side.post_as(&access, "password/change/", &body).status, 200);
+    let patch = Request::patch("/api/{v}/auth/me/", &json!({ "city": "Ikeja" })).bearer(&access);
+    assert_eq!(side.send(&with_key(patch)).status, 200);
+    side.get("auth/sessions/", &access);
+    side.get("auth/login-events/", &access);
+    let (phone, _) = password_reset::phone_account(side, "forgetful");
+    let otp = password_reset::code(side, &phone, 2);
+    for (what, secret) in [
+        ("an e-mail address", email.as_str()),
+        ("a phone number", &phone),
+        ("a phone number without its country", phone.trim_start_matches("+234")),
+        ("a challenge", &challenge),
+        ("a password that was reset", reset),
+        ("a password that was changed", changed),
+        ("the token of a link", &link.token),
+        ("the token of a device", device),
+        ("an idempotency key", &key),
+        ("an access token", &access),
+    ] {
+        add(secrets, what, secret);
+    }
+    let hash = Sha256::digest(link.token.as_bytes());
+    secrets.push(("the plain SHA-256 of a token".to_owned(), hash.to_vec()));
+    for encoded in [HEXLOWER.encode(&hash), BASE64.encode(&hash), BASE64URL_NOPAD.encode(&hash)] {
+        add(secrets, "the plain SHA-256 of a token", &encoded);
+    }
+    for code in [code, otp] {
+        add_code(secrets, &code);
+        codes.push(code);
+    }
+}
+
 fn assert_absent(bytes: &[u8], secrets: &Secrets, codes: &[String], place: &str) {
+    let text = searchable(bytes);
     for (what, secret) in secrets {
-        let found = bytes.windows(secret.len()).any(|window| window.eq_ignore_ascii_case(secret));
+        let found = text.contains(&searchable(secret));
         assert!(!found, "{place} shows {what}: {}", String::from_utf8_lossy(secret));
     }
     for code in codes {
-        assert!(!shows_code(bytes, code), "{place} shows the code {code}");
+        assert!(!shows_code(&text, code), "{place} shows the code {code}");
     }
 }
 
@@ -127,4 +193,12 @@ fn what_the_gateway_writes_is_for_its_own_user_only() {
             unseen.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
     });
+}
+
+#[test]
+fn the_search_finds_what_is_there() {
+    let bytes = b"\xff\x00Tok-EN\xe9 1234567 042137 x";
+    let text = searchable(bytes);
+    assert!(text.contains(&searchable(b"tok-en\xe9")) && !text.contains(&searchable(b"tok-en\xe8")));
+    assert!(shows_code(&text, "042137") && !shows_code(&text, "123456"));
 }

@@ -54,6 +54,48 @@ fn what_would_weaken_the_service_is_refused() {
 }
 
 #[test]
+fn times_numbers_and_pages_that_break_a_promise_are_refused_by_name() {
+    for (variable, value, key) in [
+        ("BIFRONS_OTP__LINK_TTL", "25h", "otp.link_ttl"),
+        ("BIFRONS_OTP__LINK_TTL", "0s", "otp.link_ttl"),
+        ("BIFRONS_OTP__GUESSES", "6", "otp.guesses"),
+        ("BIFRONS_OTP__ACCOUNT_GUESSES", "101", "otp.account_guesses"),
+        ("BIFRONS_OTP__DAILY_SENDS", "0", "otp.daily_sends"),
+        ("BIFRONS_SESSIONS__IDLE_TIMEOUT", "2m", "sessions.idle_timeout"),
+        ("BIFRONS_SESSIONS__ABSOLUTE_TIMEOUT", "15m", "sessions.absolute_timeout"),
+        ("BIFRONS_SESSIONS__MAX_PER_USER", "1001", "sessions.max_per_user"),
+        ("BIFRONS_DEVICES__TTL", "401d", "devices.ttl"),
+        ("BIFRONS_STUFFING__IDENTIFIERS", "1", "stuffing.identifiers"),
+        ("BIFRONS_STUFFING__RATE", "often", "stuffing.rate"),
+        ("BIFRONS_STUFFING__WINDOW", "0s", "stuffing.window"),
+        ("BIFRONS_LOCKOUT__FAILURES", "0", "lockout.failures"),
+        ("BIFRONS_LINKS__PASSWORD_RESET", "/reset/{uidb64}", "links.password_reset"),
+        ("BIFRONS_LINKS__PASSWORD_RESET", "https://evil.example/{uidb64}/{token}", "links.password_reset"),
+        ("BIFRONS_LINKS__SIGN_IN", "//evil.example/", "links.sign_in"),
+        ("BIFRONS_LINKS__PASSWORD_FORGOTTEN", "forgotten", "links.password_forgotten"),
+        ("BIFRONS_PASSWORDS__BREACHES_URL", "http://list.example.com", "passwords.breaches_url"),
+        ("BIFRONS_PASSWORDS__BREACHES_ON_FAILURE", "ajar", "passwords.breaches_on_failure"),
+        ("BIFRONS_PASSWORDS__MAX_LENGTH", "63", "passwords.max_length"),
+        ("BIFRONS_PASSWORDS__MIN_LENGTH", "7", "passwords.min_length"),
+        ("BIFRONS_TRUSTED_PROXIES", "0.0.0.0/0", "trusted_proxies"),
+    ] {
+        assert_refused(&[(variable, value)], &[key]);
+    }
+}
+
+#[test]
+fn a_database_of_places_that_is_none_is_refused_by_name() {
+    for (file, words) in [
+        ("/nowhere/places.mmdb", "/nowhere/places.mmdb"),
+        (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "Cargo.toml"),
+    ] {
+        let outcome = run_alone(&[("BIFRONS_GEOIP__DATABASE", file)], &["serve"], "");
+        assert_eq!(outcome.status.code(), Some(1), "{}", outcome.errors);
+        assert!(outcome.errors.contains(words) && !outcome.errors.contains("panicked"), "{}", outcome.errors);
+    }
+}
+
+#[test]
 fn a_secret_in_a_refused_value_is_not_shown() {
     let key = "tooshort-sesame";
     for variable in ["BIFRONS_TOKENS__SIGNING_KEY", "BIFRONS_SECRETS__MASTER"] {

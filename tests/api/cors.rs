@@ -4,7 +4,7 @@ use crate::support::{Answer, PASSWORD, Request, for_each_world};
 use crate::{ORDINARY, ORIGIN};
 use serde_json::json;
 
-const ROUTES: [(&str, &str); 9] = [
+const ROUTES: [(&str, &str); 20] = [
     ("/api/{v}/auth/login/", "POST"),
     ("/api/{v}/auth/register/", "POST"),
     ("/api/{v}/auth/me/", "GET"),
@@ -12,6 +12,17 @@ const ROUTES: [(&str, &str); 9] = [
     ("/api/{v}/auth/token/refresh/", "POST"),
     ("/api/{v}/auth/logout", "POST"),
     ("/auth/login/", "POST"),
+    ("/api/{v}/password/reset-request/", "POST"),
+    ("/api/{v}/password/reset-confirm/", "POST"),
+    ("/api/{v}/password/reset-confirm/dQ/dA/", "POST"),
+    ("/api/{v}/password/reset-phone-confirm/", "POST"),
+    ("/api/{v}/password/change/", "POST"),
+    ("/api/{v}/auth/sessions/", "GET"),
+    ("/api/{v}/auth/sessions/01890a5d-ac96-774b-bcce-b302099a8057/", "DELETE"),
+    ("/api/{v}/auth/sessions/revoke-others/", "POST"),
+    ("/api/{v}/auth/login-events/", "GET"),
+    ("/auth/password-reset-confirm-email/dQ/dA/", "POST"),
+    ("/auth/password-change/", "POST"),
     ("/health/ready", "GET"),
     ("/health/live", "GET"),
 ];
@@ -20,7 +31,7 @@ fn preflight(path: &str, origin: &str, method: &str) -> Request {
     Request::new("OPTIONS", path)
         .header("Origin", origin)
         .header("Access-Control-Request-Method", method)
-        .header("Access-Control-Request-Headers", "authorization, content-type, x-request-id")
+        .header("Access-Control-Request-Headers", "authorization, content-type, x-request-id, x-idempotency-key")
 }
 
 fn lists(answer: &Answer, name: &str, wanted: &str) -> bool {
@@ -41,7 +52,7 @@ fn a_preflight_of_an_allowed_origin_is_answered_on_every_route() {
             assert!([200, 204].contains(&answer.status), "{path}: {}", answer.shown());
             assert_eq!(answer.header("access-control-allow-origin"), Some(ORIGIN), "{path}");
             assert_eq!(answer.header("access-control-allow-credentials"), Some("true"), "{path}");
-            for header in ["authorization", "content-type", "x-request-id"] {
+            for header in ["authorization", "content-type", "x-request-id", "x-idempotency-key"] {
                 assert!(
                     lists(&answer, "access-control-allow-headers", header),
                     "{path}: {header}: {:?}",
@@ -69,7 +80,17 @@ fn a_request_of_an_allowed_origin_may_be_read_by_it() {
             let answer = side.send(&request.header("Origin", ORIGIN));
             assert_eq!(answer.header("access-control-allow-origin"), Some(ORIGIN), "{}", answer.shown());
             assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
-            assert!(lists(&answer, "access-control-expose-headers", "x-request-id"), "{:?}", answer.headers);
+            for header in [
+                "x-request-id",
+                "retry-after",
+                "ratelimit-policy",
+                "ratelimit-limit",
+                "ratelimit-remaining",
+                "ratelimit-reset",
+                "idempotent-replay",
+            ] {
+                assert!(lists(&answer, "access-control-expose-headers", header), "{header}: {:?}", answer.headers);
+            }
             assert!(lists(&answer, "vary", "origin"));
         }
     });

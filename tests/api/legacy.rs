@@ -1,7 +1,7 @@
 //! The old paths without a prefix: the same services, with the keys of `data` repeated at the top level.
 
 use crate::support::{Answer, PASSWORD, Request, for_each_world};
-use crate::{ORDINARY, PROMPT};
+use crate::{ORDINARY, PROMPT, password_reset};
 use serde_json::{Value, json};
 
 /// A client that reads a flat body finds everything, beside the envelope.
@@ -85,5 +85,59 @@ fn a_failure_by_the_old_path_is_the_envelope_and_nothing_beside_it() {
         let answer = side.send(&Request::post("/auth/login/", &json!({})));
         side.refused(&answer, 400, "validation_error");
         assert_eq!(answer.at("data"), Value::Null);
+    });
+}
+
+#[test]
+fn a_password_is_reset_and_changed_by_the_old_paths() {
+    for_each_world(PROMPT, |side| {
+        let account = side.account("ada");
+        let (first, second) = ("copper-lantern-58-harbour", "granite-orchid-93-kettle");
+        let answer = side.send(&Request::post("/auth/password-reset/", &json!({ "email": account.email })));
+        assert_eq!(answer.status, 200, "{}", answer.shown());
+        let link = password_reset::link_in_mail(side, &account.email, 2);
+        let path = format!("/auth/password-reset-confirm-email/{}/{}/", link.uidb64, link.token);
+        let answer = side.send(&Request::post(&path, &json!({ "password": first, "password2": first })));
+        assert_eq!((answer.status, answer.at("data")), (200, Value::Null), "{}", answer.shown());
+        let body = json!({ "email_or_phone": account.email, "password": first });
+        let access = side.send(&Request::post("/auth/login/", &body)).text("access");
+        let body = json!({ "old_password": first, "new_password": second, "confirm_password": second });
+        let answer = side.send(&Request::post("/auth/password-change/", &body).bearer(&access));
+        assert_eq!((answer.status, answer.at("data")), (200, Value::Null), "{}", answer.shown());
+        let body = json!({ "email_or_phone": account.email, "password": second });
+        assert_eq!(side.send(&Request::post("/auth/login/", &body)).status, 200);
+    });
+}
+
+#[test]
+fn the_old_paths_of_passwords_refuse_as_the_new_ones_do() {
+    for_each_world(ORDINARY, |side| {
+        let account = side.account("ada");
+        let link = json!({ "uidb64": "dQ", "token": "dA", "new_password": PASSWORD });
+        let twice = json!({ "password": PASSWORD, "password2": PASSWORD });
+        let phone = json!({
+            "phone": "+2348031234567", "otp": "123456", "new_password": PASSWORD, "new_password_confirm": PASSWORD
+        });
+        let wrong = json!({ "old_password": "wrong-password-1", "new_password": "copper-lantern-58-harbour" });
+        let nothing = json!({});
+        for (old, new, body) in [
+            ("/auth/password-reset/", "/api/{v}/password/reset-request/", &nothing),
+            ("/auth/password-reset-request/", "/api/{v}/password/reset-request/", &nothing),
+            ("/auth/password-reset-confirm/", "/api/{v}/password/reset-confirm/", &link),
+            ("/auth/password-reset-confirm/", "/api/{v}/password/reset-confirm/", &nothing),
+            ("/auth/password-reset-confirm-email/dQ/dA/", "/api/{v}/password/reset-confirm/dQ/dA/", &twice),
+            ("/auth/password-reset-confirm-phone/", "/api/{v}/password/reset-phone-confirm/", &phone),
+            ("/auth/password-change/", "/api/{v}/password/change/", &wrong),
+            ("/auth/password-change/", "/api/{v}/password/change/", &nothing),
+        ] {
+            let [old, new] = [old, new].map(|path| {
+                let answer = side.send(&Request::post(path, body).bearer(&account.access));
+                assert_eq!((answer.status, answer.at("success")), (400, json!(false)), "{path}: {}", answer.shown());
+                let mut body = answer.json();
+                body.as_object_mut().and_then(|body| body.remove("meta"));
+                body
+            });
+            assert_eq!(old, new);
+        }
     });
 }

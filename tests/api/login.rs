@@ -179,3 +179,19 @@ fn a_session_named_by_the_client_is_not_taken_over() {
         assert_ne!(answer.text("data.refresh"), account.refresh);
     });
 }
+
+#[test]
+fn a_form_on_a_strangers_page_signs_nobody_in_by_cookie() {
+    for_each_world(ORDINARY, |side| {
+        let account = side.account("ada");
+        let form = [("email_or_phone", account.email.as_str()), ("password", account.password.as_str())];
+        for origin in ["https://evil.example", "null"] {
+            let request = crate::Request::new("POST", "/api/{v}/auth/login/").form(&form).header("Origin", origin);
+            let answer = side.send(&request);
+            assert_eq!(answer.status, 200, "{}", answer.shown());
+            assert_eq!(answer.all("set-cookie").count(), 0, "{origin}");
+        }
+        let request = crate::Request::new("POST", "/api/{v}/auth/login/").form(&form);
+        assert_eq!(side.send(&request).all("set-cookie").count(), 2, "no browser, no page");
+    });
+}

@@ -107,3 +107,36 @@ fn a_letter_waits_for_its_place_and_is_sent_once() {
         assert_eq!(gateway.mails_to(&email).len(), 1);
     });
 }
+
+#[test]
+fn the_letters_about_a_password_come_as_text_and_as_html_and_tell_no_secret_in_the_subject() {
+    for_each_world(PROMPT, |side| {
+        let account = side.account("ada");
+        let link = crate::password_reset::link(side, &account.email, 2);
+        let body = link.sets("copper-lantern-58-harbour");
+        let request = Request::post("/api/{v}/password/reset-confirm/", &body);
+        let agent = "<b>evil</b>\u{202e} https://evil.example/ Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0";
+        assert_eq!(side.send(&request.header("User-Agent", agent)).status, 200);
+        for (nth, subject) in [(2, "Set a new password"), (3, "Your password was changed")] {
+            let mail = side.gateway.wait_for_mail(&account.email, nth);
+            assert_eq!(mail.header("subject"), Some(subject));
+            let kind = mail.header("content-type").unwrap_or_default();
+            assert!(kind.starts_with("multipart/alternative"), "{kind}");
+            for name in ["from", "to", "subject", "date", "message-id", "mime-version"] {
+                assert_eq!(mail.headers.iter().filter(|(other, _)| other == name).count(), 1, "{name}");
+            }
+            for part in [&mail.text, &mail.html] {
+                assert!(!part.contains("evil") && !part.contains("copper-lantern"), "{part}");
+            }
+            for remote in ["<img", "<script", "<link", "url(", "@import"] {
+                assert!(!mail.html.contains(remote), "{remote}");
+            }
+            assert_eq!(mail.text.contains(&link.token), nth == 2);
+            assert_eq!(mail.html.contains(&link.token), nth == 2);
+            // A link must not be broken over two lines; everything else fits into one.
+            let is_long = |line: &&str| line.chars().count() > 78 && !line.starts_with("http");
+            assert_eq!(mail.text.lines().find(is_long), None, "{}", mail.text);
+            assert!(mail.text.contains(if nth == 2 { "It expires in 60 minutes." } else { "UTC" }), "{}", mail.text);
+        }
+    });
+}

@@ -4,22 +4,33 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod breaches;
+mod codes;
 mod command_line;
 mod confidentiality;
 mod configuration;
 mod cors;
+mod devices;
 mod envelope;
 mod harness;
+mod idempotency;
+mod imported;
 mod legacy;
 mod limits;
 mod lockout;
 mod login;
+mod login_events;
 mod logout;
 mod logs;
 mod mail;
+mod password_change;
+mod password_reset;
 mod profile;
 mod refresh;
 mod register;
+mod rows;
+mod sessions;
+mod stuffing;
 mod tokens;
 mod verify;
 

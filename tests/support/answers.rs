@@ -112,6 +112,11 @@ impl Replacements {
                 assert!(letters, "a pid is ten lower-case letters: {text}");
                 return "<pid>".to_owned();
             }
+            "next" => {
+                let letters = text.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"_-".contains(&letter));
+                assert!(letters && !text.is_empty(), "a cursor that a query cannot hold: {text}");
+                return "<cursor>".to_owned();
+            }
             "request_id" => return "<request id>".to_owned(),
             _ => {}
         }

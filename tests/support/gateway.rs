@@ -256,7 +256,7 @@ impl Gateway {
 
     /// The mails addressed to this address, oldest first.
     pub fn mails_to(&self, address: &str) -> Vec<Mail> {
-        let mut mails = letters::mails(&self.data_directory().join("mail"));
+        let mut mails = letters::mails(&self.data_directory().join("mail"), address);
         mails.retain(|mail| {
             mail.header("to").is_some_and(|to| {
                 let to = to.rsplit('<').next().unwrap_or(to).trim_end_matches('>');
@@ -275,7 +275,7 @@ impl Gateway {
 
     /// The text messages sent to this number (E.164), oldest first.
     pub fn texts_to(&self, number: &str) -> Vec<Sms> {
-        let mut texts = letters::messages(&self.data_directory().join("sms"));
+        let mut texts = letters::messages(&self.data_directory().join("sms"), number);
         texts.retain(|text| text.to == number);
         texts
     }

@@ -38,18 +38,22 @@ impl Sms {
     }
 }
 
-/// The mails in a directory, oldest first: their file names begin with a UUIDv7.
-pub(super) fn mails(directory: &Path) -> Vec<Mail> {
-    files(directory, "eml").iter().map(|raw| parse_mail(raw)).collect()
+/// The mails in a directory that may be to this address, oldest first: their file names begin with a UUIDv7.
+pub(super) fn mails(directory: &Path, address: &str) -> Vec<Mail> {
+    let address = address.to_ascii_lowercase();
+    // An address of other letters is encoded.
+    let is_candidate = |raw: &&String| !address.is_ascii() || raw.to_ascii_lowercase().contains(&address);
+    files(directory, "eml").iter().filter(is_candidate).map(|raw| parse_mail(raw)).collect()
 }
 
-pub(super) fn messages(directory: &Path) -> Vec<Sms> {
+/// The text messages in a directory that may be to this number.
+pub(super) fn messages(directory: &Path, number: &str) -> Vec<Sms> {
     let parse = |raw: &String| {
         let raw = raw.replace("\r\n", "\n");
         let (head, text) = raw.split_once("\n\n")?;
         Some(Sms { to: find(&headers(head), "to")?.to_owned(), text: text.to_owned() })
     };
-    files(directory, "txt").iter().filter_map(parse).collect()
+    files(directory, "txt").iter().filter(|raw| raw.contains(number)).filter_map(parse).collect()
 }
 
 fn files(directory: &Path, extension: &str) -> Vec<String> {

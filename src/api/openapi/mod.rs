@@ -389,7 +389,7 @@ fn headers() -> Value {
     let seconds = || json!({ "type": "integer", "minimum": 1 });
     json!({
         "X-Request-ID": required(json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" }), "As in `meta.request_id`."),
-        "Set-Cookie": required(json!({ "type": "string" }), "Sets or removes the refresh cookie, or sets the cookie by which the device is known."),
+        "Set-Cookie": optional(json!({ "type": "string" }), "Sets or removes the refresh cookie, or sets the cookie by which the device is known. Absent where the `Origin` is none of the allowed ones."),
         "WWW-Authenticate": required(json!({ "const": "Bearer" }), "Always `Bearer`."),
         "Retry-After": required(seconds(), "Seconds, as in `data.retry_after`."),
         "Retry-After-If-Waiting": optional(seconds(), "Seconds, as in `data.retry_after`, when there is one."),
