@@ -56,6 +56,7 @@ impl Hasher {
         let work = move |arena: &mut Arena| match how {
             HashAs::New(salt) => params.hash(&password, salt, arena),
             HashAs::Like(stored) => params.hash_like(&password, &stored, arena),
+            HashAs::Beside(other) => params.hash_beside(&password, &other, arena),
         };
         self.run(work).await?.ok_or(Overloaded)
     }

@@ -16,9 +16,10 @@ use super::{
     lockout::{self, Subject},
     model::Caller,
     new_password::{self, NewPasswordError, Occasion},
-    passwords::{HashAs, Password, Verified},
+    passwords::{Password, Verified},
     ports::{Audit as _, Ports},
     problem::Problem,
+    registration,
 };
 
 /// `POST /password/change/`
@@ -107,8 +108,9 @@ pub async fn change_password<P: Ports>(
         let broken = judge_password(ports, &new, &[]).await?;
         return Err(ChangePasswordError::Invalid([("new_password".to_owned(), broken)].into()));
     }
-    // A stolen access token must not be a way to guess the password (ABUSE 19).
-    let subject = Subject::signed_in(user.id);
+    // A stolen access token must not be a way to guess the password (ABUSE 19), nor to keep its owner from
+    // changing it in another session.
+    let subject = Subject::signed_in(bearer.session.id);
     let event = audit::event(ports, "password_change", caller).of_user(user.id).in_session(bearer.session.id);
     let locked = lockout::locked_for(ports, &subject).await?;
     if let Some(wait) = locked {
@@ -124,6 +126,7 @@ pub async fn change_password<P: Ports>(
     }
     // Guesses side by side with this one may have locked it meanwhile.
     if let Some(wait) = lockout::locked_for(ports, &subject).await? {
+        ports.store().await?.record(&event.refused("locked")).await?;
         return Err(ChangePasswordError::Locked(wait));
     }
     let mut broken = judge_password(ports, &new, &personal(user)).await?;
@@ -133,7 +136,8 @@ pub async fn change_password<P: Ports>(
     if !broken.is_empty() {
         return Err(ChangePasswordError::Invalid([("new_password".to_owned(), broken)].into()));
     }
-    let hash = ports.hash_password(new, HashAs::New(ports.random())).await?;
+    let how = registration::hash_beside_waiting(ports, user).await?;
+    let hash = ports.hash_password(new, how).await?;
     match new_password::set(ports, caller, user, &hash, Occasion::Change(bearer.session.id)).await {
         Ok(()) => (),
         // By another change at the same time: the present password is another now.
@@ -160,6 +164,7 @@ mod tests {
         run::run,
     };
 
+    const OTHER: &str = "silver-Meadow-58-anchor";
     const NEW: &str = "silver-Meadow-58";
     const WRONG: &str = "orange-Lantern-41";
 
@@ -247,14 +252,16 @@ mod tests {
             assert_eq!(world.audited().last(), Some(&("password_change", "locked")));
         }
         assert!(enters(&world, PASSWORD), "signing in is another thing");
-        let tokens = world.sign_in(bearer.user.id).tokens;
-        let elsewhere = world.bearer(&tokens);
-        assert!(
-            matches!(change(&world, &elsewhere, PASSWORD, NEW), Err(ChangePasswordError::Locked(_))),
-            "one account"
-        );
+        let other = world.clone();
         world.pass(Duration::from_secs(901));
         change(&world, &bearer, PASSWORD, NEW).unwrap();
+        let elsewhere = other.bearer(&other.sign_in(bearer.user.id).tokens);
+        for _ in 0..5 {
+            assert!(change(&other, &elsewhere, WRONG, OTHER).is_err());
+        }
+        assert!(matches!(change(&other, &elsewhere, NEW, OTHER), Err(ChangePasswordError::Locked(_))));
+        let owners = other.bearer(&other.sign_in(bearer.user.id).tokens);
+        change(&other, &owners, NEW, OTHER).unwrap();
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub async fn issue<P: Ports>(ports: &P, user: UserId, purpose: Purpose, binding:
 }
 
 fn bound(purpose: Purpose, binding: &str) -> String {
-    format!("{}|{binding}", purpose.word())
+    if binding.is_empty() { purpose.word().to_owned() } else { format!("{}|{binding}", purpose.word()) }
 }
 
 /// Checks a guess and spends the code when it is right.
@@ -146,10 +146,13 @@ pub async fn void<P: Ports>(ports: &P, user: UserId, purpose: Purpose) -> Result
 pub async fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> Result<bool, Unavailable> {
     let (policy, store) = (&ports.policy().otp, ports.ephemeral());
     let sent = sent_key(ports, who, purpose);
-    if store.put_if_absent(&sent, b"1", policy.resend_interval).await?.is_some() {
+    let is_too_soon = store.put_if_absent(&sent, b"1", policy.resend_interval).await?.is_some();
+    let who = who.key(ports);
+    if is_too_soon {
+        // As many calls as for one that is sent: time must not tell that two identifiers have one account.
+        store.increment(&format!("sends_withheld:{who}"), DAY).await?;
         return Ok(false);
     }
-    let who = who.key(ports);
     Ok(store.increment(&format!("sends:{who}"), DAY).await? <= policy.daily_sends)
 }
 

@@ -18,7 +18,7 @@ use super::{
     devices::Device,
     error::Unavailable,
     identifier::Identifier,
-    model::UserId,
+    model::SessionId,
     ports::{Ephemeral, Ports},
 };
 
@@ -36,9 +36,9 @@ impl Subject {
         Self { who, device: known.map(Device::name) }
     }
 
-    /// A signed-in user's, who shows their present password again.
-    pub fn signed_in(user: UserId) -> Self {
-        Self { who: format!("signed_in:{user}"), device: None }
+    /// A session's, in which the present password is shown again.
+    pub fn signed_in(session: SessionId) -> Self {
+        Self { who: format!("signed_in:{session}"), device: None }
     }
 
     fn key(&self, what: &str) -> String {
@@ -156,7 +156,7 @@ mod tests {
     use crate::services::{
         devices,
         memory::{World, caller},
-        model::{Caller, User},
+        model::{Caller, User, UserId},
         run::run,
     };
 

@@ -104,18 +104,21 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         .map_err(|error| LoginError::Invalid(field_error("email_or_phone", error.to_string())))?;
     let password = request.password.unwrap_or_else(|| Password::new(""));
 
-    stuffing::admit_slowed(ports, caller).await?;
     let user = ports.store().await?.user_by_identifier(&identifier).await?;
     // A registration that has waited too long is over, whether its row is deleted yet or not.
     let is_over = |user: &User| !user.is_verified && user.updated_at + REGISTRATION_TTL <= ports.now();
     let user = user.filter(|user| !is_over(user));
     let known = devices::known(ports, caller, user.as_ref());
+    if known.is_none() {
+        // Whoever shares a slowed address with somebody else goes on signing in on their own device.
+        stuffing::admit_slowed(ports, caller).await?;
+    }
     let subject = Subject::new(ports, &identifier, known.as_ref());
     let locked = lockout::locked_for(ports, &subject).await?;
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
     let done = passwords::imported_cost(hash.as_deref());
     let waiting = waiting_hash(ports, &identifier).await?;
-    let verified = ports.verify_password(password.clone(), hash, waiting).await?;
+    let verified = ports.verify_password(password.clone(), hash, waiting.clone()).await?;
 
     let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
     let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
@@ -163,7 +166,11 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     }
     let new_hash = match verified {
         // Not worth refusing a right password for.
-        Verified::Outdated => ports.hash_password(password.clone(), HashAs::New(ports.random())).await.ok(),
+        Verified::Outdated => {
+            // Under the salt of a waiting registration, as `registration::hash_beside_waiting` says.
+            let how = waiting.map_or_else(|| HashAs::New(ports.random()), HashAs::Beside);
+            ports.hash_password(password.clone(), how).await.ok()
+        }
         Verified::Yes | Verified::Other | Verified::No => None,
     };
     let mut opened = ports

@@ -471,6 +471,7 @@ impl Ports for World {
         let hash = match how {
             HashAs::New(salt) => CHEAP.hash(&password, salt, &mut Arena::default()),
             HashAs::Like(stored) => CHEAP.hash_like(&password, &stored, &mut Arena::default()),
+            HashAs::Beside(other) => CHEAP.hash_beside(&password, &other, &mut Arena::default()),
         };
         hash.ok_or(Overloaded)
     }

@@ -113,21 +113,31 @@ impl HashParams {
         Some(phc.params.phc(&phc.salt, digest.as_slice()))
     }
 
+    /// Hashes under the salt of another hash, so that one digest can be compared with both.
+    pub fn hash_beside(self, password: &Password, other: &str, arena: &mut Arena) -> Option<String> {
+        let Some(phc) = Phc::parse(other) else { return self.hash(password, NOBODYS_SALT, arena) };
+        let digest = self.digest(password, &phc.salt, arena)?;
+        Some(self.phc(&phc.salt, digest.as_slice()))
+    }
+
     /// Verifies against a stored PHC string, and against another one of the same salt and cost.
-    /// Without a stored one it takes as long. Where an imported hash is stored, one that the password
+    /// Without a stored one it takes as long, under the other's salt. Where an imported hash is stored, one that the password
     /// does not fit takes [`imported_cost`] besides.
     pub fn verify(self, password: &Password, stored: Option<&str>, other: Option<&str>, arena: &mut Arena) -> Verified {
         let imported = stored.and_then(|stored| imported_hashes::parse(stored).ok());
         if imported.is_some_and(|imported| imported.fits(password)) {
             return Verified::Outdated;
         }
-        let nobodys = self.phc(&NOBODYS_SALT, &[0; HASH_BYTES]);
-        let parsed = stored.and_then(Phc::parse).or_else(|| Phc::parse(&nobodys));
-        let Some(phc) = parsed else { return Verified::No };
+        let (own, other) = (stored.and_then(Phc::parse), other.and_then(Phc::parse));
+        let has_own = own.is_some();
+        let phc = own.unwrap_or_else(|| {
+            let salt = other.as_ref().filter(|other| other.params == self).map(|other| other.salt.clone());
+            Phc { params: self, salt: salt.unwrap_or_else(|| NOBODYS_SALT.to_vec()), digest: vec![0; HASH_BYTES] }
+        });
         let Some(digest) = phc.params.digest(password, &phc.salt, arena) else { return Verified::No };
-        let fits = same(digest.as_slice(), &phc.digest) && stored.is_some();
+        let fits = same(digest.as_slice(), &phc.digest) && has_own;
         let is_like = |other: &Phc| other.params == phc.params && other.salt == phc.salt;
-        let other = other.and_then(Phc::parse).filter(is_like);
+        let other = other.filter(is_like);
         let fits_other = other.is_some_and(|other| same(digest.as_slice(), &other.digest));
         match (fits, fits_other, phc.params == self) {
             (true, _, true) => Verified::Yes,
@@ -159,15 +169,20 @@ impl HashParams {
 pub const NOBODYS_SALT: [u8; 16] = [0; 16];
 
 /// Whether `other` is a hash of another password at the cost and under the salt of `stored`, so that
-/// one digest can be compared with both. Without a stored one, nobody's salt is meant.
+/// one digest can be compared with both. Without a stored one of ours, any salt will do.
 pub fn is_beside(other: &str, stored: Option<&str>) -> bool {
     let Some(other) = Phc::parse(other) else { return false };
     match stored.and_then(Phc::parse) {
-        None => other.salt == NOBODYS_SALT,
+        None => true,
         Some(stored) => {
             stored.params == other.params && stored.salt == other.salt && !same(&stored.digest, &other.digest)
         }
     }
+}
+
+/// Whether a stored hash is one of ours, with a salt that another can be made under.
+pub fn is_own(stored: &str) -> bool {
+    Phc::parse(stored).is_some()
 }
 
 /// What verifying against a stored hash costs besides our own hash: something when it is an imported
@@ -183,6 +198,8 @@ pub enum HashAs {
     New([u8; 16]),
     /// At the cost and under the salt of this hash.
     Like(String),
+    /// At today's cost, under the salt of this hash.
+    Beside(String),
 }
 
 struct Phc {

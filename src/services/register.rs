@@ -21,7 +21,7 @@ use super::{
     letters::Letter,
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
-    passwords::{self, HashAs, NOBODYS_SALT, Password},
+    passwords::{self, HashAs, Password},
     ports::{Audit as _, Inserted, Outbox as _, Ports, Users as _},
     problem::Problem,
     registration::{self, Pending},
@@ -144,8 +144,10 @@ async fn attempt<P: Ports>(
     let how = match known {
         // Like the account's own hash: a person who registers twice does not contest their own
         // account, and one digest at login tells both apart.
-        Some(user) => HashAs::Like(user.password_hash.clone().unwrap_or_default()),
-        None if is_hidden => HashAs::New(NOBODYS_SALT),
+        Some(user) => match &user.password_hash {
+            Some(hash) if passwords::is_own(hash) => HashAs::Like(hash.clone()),
+            _ => HashAs::New(ports.random()),
+        },
         None => HashAs::New(ports.random()),
     };
     let password_hash = ports.hash_password(wanted.password.clone(), how).await?;
@@ -390,9 +392,11 @@ mod tests {
 
     use super::*;
     use crate::services::{
+        confirm_reset::{ConfirmReset, confirm_reset},
         login::{Login, login},
         memory::{World, caller, request},
         registration::REGISTRATION_TTL,
+        request_reset::{RequestReset, request_reset},
         run::run,
         verify_otp::{VerifyOtp, VerifyOtpError, verify_otp},
     };
@@ -512,6 +516,44 @@ mod tests {
             assert_eq!(login_with("another-Kettle-1"), Some("invalid_credentials"));
         }
         assert!(enters(&taken, MINE));
+    }
+
+    // A new salt of the account's must not lose the waiting hash: on a free address it would go on working.
+    #[test]
+    fn signing_in_tells_no_more_once_the_account_has_another_password_or_salt() {
+        let login_with = |world: &World, password: &str| {
+            let wanted = json!({ "email_or_phone": "ada@example.org", "password": password });
+            run(login(world, &caller(), request::<Login>(wanted))).err().map(|error| Problem::from(error).code)
+        };
+        let world = World::new();
+        let mine = sign_up(&world, MINE);
+        prove(&world, json!({ "challenge": mine.challenge, "otp": world.code() })).unwrap();
+        sign_up(&world, THEIRS);
+        let wanted = json!({ "email_or_phone": "ada@example.org" });
+        run(request_reset(&world, &caller(), request::<RequestReset>(wanted))).unwrap();
+        let (uidb64, token) = world.link();
+        let new = "copper-Lantern-57-quartz";
+        let wanted = json!({ "uidb64": uidb64, "token": token, "new_password": new });
+        let reset = request::<ConfirmReset>(wanted).read(&world).unwrap();
+        run(confirm_reset(&world, &caller(), reset)).unwrap();
+        assert_eq!(login_with(&world, THEIRS), Some("account_not_verified"));
+        assert_eq!(login_with(&world, MINE), Some("invalid_credentials"));
+        assert_eq!(login_with(&world, new), None);
+
+        // Made by Django 1.11, of `correct horse battery`.
+        const IMPORTED: &str = "pbkdf2_sha1$1$BuF1JYLlqHJg$cWdADCQK3QzciYAJpbJaNi4pShM=";
+        let world = World::new();
+        let mine = sign_up(&world, MINE);
+        prove(&world, json!({ "challenge": mine.challenge, "otp": world.code() })).unwrap();
+        world.change_user(|user| user.password_hash = Some(IMPORTED.to_owned()));
+        world.pass(REGISTRATION_TTL);
+        sign_up(&world, THEIRS);
+        assert_eq!(login_with(&world, THEIRS), Some("account_not_verified"));
+        assert_eq!(login_with(&world, "correct horse battery"), None);
+        assert!(world.users()[0].password_hash.as_deref().unwrap().starts_with("$argon2id$"));
+        assert_eq!(login_with(&world, THEIRS), Some("account_not_verified"));
+        assert_eq!(login_with(&world, "correct horse battery"), None);
+        assert_eq!(login_with(&world, MINE), Some("invalid_credentials"));
     }
 
     #[test]

@@ -8,8 +8,10 @@ use super::{
     error::Unavailable,
     identifier::Identifier,
     keys::Keys,
-    model::{Confirmation, RegistrationId, Role, UserId},
+    model::{Confirmation, RegistrationId, Role, User, UserId},
+    passwords::HashAs,
     ports::{Ephemeral as _, Ports},
+    register::stored_identifiers,
 };
 
 /// How long a registration waits for its code. After that its challenge, its account and the hash
@@ -105,6 +107,33 @@ pub async fn waiting_hash<P: Ports>(ports: &P, identifier: &Identifier) -> Resul
     let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
     let opened = keys.open_payload(keys.stand_in(&key).0, &entry.value).ok();
     Ok(opened.and_then(|hash| String::from_utf8(hash).ok()))
+}
+
+/// Forgets the waiting hash of an identifier if it is this one, that of a registration which has been proven:
+/// its password is the account's now, and once it is changed, nothing waits for it.
+///
+/// # Errors
+/// The store is away.
+pub async fn forget_waiting<P: Ports>(ports: &P, identifier: &Identifier, proven: &str) -> Result<(), Unavailable> {
+    if waiting_hash(ports, identifier).await?.is_some_and(|waiting| waiting == proven) {
+        ports.ephemeral().remove(&waiting_key(ports, identifier)).await?;
+    }
+    Ok(())
+}
+
+/// How a new password of this user is to be hashed: under the salt of a waiting hash, if there is one. With
+/// another salt, one digest at sign-in would no longer find both, and the answer would tell that the
+/// identifier has an account.
+///
+/// # Errors
+/// The store is away.
+pub async fn hash_beside_waiting<P: Ports>(ports: &P, user: &User) -> Result<HashAs, Unavailable> {
+    for identifier in stored_identifiers(user) {
+        if let Some(waiting) = waiting_hash(ports, &identifier).await? {
+            return Ok(HashAs::Beside(waiting));
+        }
+    }
+    Ok(HashAs::New(ports.random()))
 }
 
 fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {

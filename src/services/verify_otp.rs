@@ -193,7 +193,7 @@ async fn confirm<P: Ports>(
         let reset_url = format!("{}{}", policy.public_url, policy.links.password_forgotten);
         outbox::letter(ports, &identifier, Letter::PasswordRemoved { reset_url }, None)
     });
-    ports
+    let signed_in = ports
         .transaction(async |store| {
             if !store.confirm_user(user.id, &with, ports.now()).await? {
                 return Err(VerifyOtpError::WrongCode);
@@ -216,7 +216,14 @@ async fn confirm<P: Ports>(
                 Err(OpenError::Unavailable(error)) => Err(error.into()),
             }
         })
-        .await
+        .await?;
+    // After the commit: a fault here must not undo it.
+    if let (Some(identifier), Some(proven)) = (identifier_of(user), &with.password_hash)
+        && let Err(error) = registration::forget_waiting(ports, &identifier, proven).await
+    {
+        tracing::warn!(error = %error, "a proven registration's hash not forgotten");
+    }
+    Ok(signed_in)
 }
 
 async fn refuse<P: Ports>(

@@ -41,7 +41,8 @@ pub const NOTE_IMPORTED_HASH: &str = "
 /// that of the index `users_with_imported_hash`.
 pub const FORGET_IMPORTED_HASHES: &str = "
     DELETE FROM imported_hashes WHERE NOT EXISTS (
-        SELECT 1 FROM users WHERE password_hash IS NOT NULL AND password_hash NOT LIKE '$argon2id$%')";
+        SELECT 1 FROM users WHERE password_hash IS NOT NULL AND password_hash NOT LIKE '$argon2id$%'
+        AND deleted_at IS NULL)";
 
 /// Row of [`INCREMENT`].
 #[derive(diesel::QueryableByName)]

@@ -55,6 +55,7 @@ impl Hasher {
         let hash = match how {
             HashAs::New(salt) => self.params.hash(password, *salt, arena),
             HashAs::Like(stored) => self.params.hash_like(password, stored, arena),
+            HashAs::Beside(other) => self.params.hash_beside(password, other, arena),
         };
         hash.ok_or(Overloaded)
     }
