@@ -1,7 +1,10 @@
 //! The OpenAPI document and Swagger UI as they are served: everything comes from the binary, and the page may load
 //! and call its own origin only.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use utoipa_swagger_ui::Config;
 
@@ -56,28 +59,30 @@ SwaggerUIBundle({
 });
 "##;
 
-/// The documents of both versions, kept for the life of the process.
-#[derive(Debug, Clone, Copy)]
+/// The documents of both versions. Each is made when it is first asked for, since making it takes several
+/// megabytes that most instances never need, and kept for the life of the process.
+#[derive(Debug, Clone)]
 pub struct Documents {
-    v1: &'static [u8],
-    v2: &'static [u8],
+    public_url: String,
+    v1: OnceLock<&'static [u8]>,
+    v2: OnceLock<&'static [u8]>,
 }
 
 impl Documents {
-    /// Makes them.
+    /// To be served below this address.
     pub fn new(public_url: &str) -> Self {
-        let made = |version| -> &'static [u8] {
-            // Made once; answers then borrow it, however many clients read slowly.
-            serde_json::to_vec(&openapi::document(version, public_url)).unwrap_or_default().leak()
-        };
-        Self { v1: made(Version::V1), v2: made(Version::V2) }
+        Self { public_url: public_url.to_owned(), v1: OnceLock::new(), v2: OnceLock::new() }
     }
 
-    const fn of(&self, version: Version) -> &'static [u8] {
-        match version {
-            Version::V1 => self.v1,
-            Version::V2 => self.v2,
-        }
+    fn of(&self, version: Version) -> &'static [u8] {
+        let place = match version {
+            Version::V1 => &self.v1,
+            Version::V2 => &self.v2,
+        };
+        // Made once; answers then borrow it, however many clients read slowly.
+        place.get_or_init(|| {
+            serde_json::to_vec(&openapi::document(version, &self.public_url)).unwrap_or_default().leak()
+        })
     }
 }
 
