@@ -888,6 +888,8 @@ fn two_hundred_clients_that_leave_at_once_give_everything_back() {
                 engine.name(),
                 body.len()
             );
+            // The pools open their connections during the first storms.
+            let quiet = held(&gateway).0 + 60;
             let storm = || {
                 let mut clients: Vec<TcpStream> =
                     (0..200).filter_map(|_| TcpStream::connect(engine.address(&gateway)).ok()).collect();
@@ -903,12 +905,12 @@ fn two_hundred_clients_that_leave_at_once_give_everything_back() {
                     };
                     client.write_all(whole.as_bytes().get(..most).expect("a part")).expect("it is read");
                 }
-                let peak = held(&gateway);
+                // Some are still to be accepted: a test of nobody would prove nothing.
+                eventually("most of the clients are there at once", Duration::from_secs(5), || {
+                    (held(&gateway).0 > quiet + 50).then_some(())
+                });
                 drop(clients);
-                peak
             };
-            // The pools open their connections during the first storms.
-            let quiet = held(&gateway).0 + 60;
             let settle = || {
                 eventually("the descriptors of those who left come back", Duration::from_secs(10), || {
                     (held(&gateway).0 < quiet).then_some(())
@@ -920,8 +922,7 @@ fn two_hundred_clients_that_leave_at_once_give_everything_back() {
             }
             let before = held(&gateway);
             for _ in 0..8 {
-                let (descriptors, _) = storm();
-                assert!(descriptors > quiet + 50, "{}: nobody was there: {descriptors}", engine.name());
+                storm();
                 settle();
                 let again = login(&gateway, engine, &victim.email, PASSWORD);
                 assert_eq!(again.status, 200, "{}: {}", engine.name(), again.shown());
