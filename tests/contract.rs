@@ -17,7 +17,7 @@ use bifrons::services::ports::{
     Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Sessions as _, Users as _,
 };
 use bifrons::services::run::run;
-use bifrons::settings::{DatabaseUrl, Settings};
+use bifrons::settings::{DatabaseUrl, Settings, StoreUrl};
 use bifrons::store::migrations;
 use bifrons::sync_engine::{self, BlockingPorts};
 use bifrons::system;
@@ -204,6 +204,22 @@ impl<P: Adapter> World<P> {
         rows.into_iter().next().expect("a row").value
     }
 
+    /// Cuts every connection to this world's Redis database, and to no other's.
+    fn cut_redis_connections(&self) {
+        let StoreUrl::Redis(url) = self.settings.store() else { panic!("no Redis") };
+        let (server, database) = url.expose().rsplit_once('/').expect("a database's number");
+        let client = ::redis::Client::open(server).expect("a URL");
+        let mut conn = client.get_connection().expect("a connection");
+        let clients: String = ::redis::cmd("CLIENT").arg("LIST").query(&mut conn).expect("a list");
+        let (of_database, mut cut) = (format!("db={database}"), 0);
+        for line in clients.lines().filter(|line| line.split(' ').any(|field| field == of_database)) {
+            let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).expect("an id");
+            let _: i64 = ::redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query(&mut conn).expect("an answer");
+            cut += 1;
+        }
+        assert!(cut > 0, "there was no connection to cut");
+    }
+
     fn execute(&self, sqlite: &str, postgres: &str) {
         match self.settings.database() {
             DatabaseUrl::Sqlite(path) => {
@@ -320,6 +336,7 @@ everywhere! { STORES:
 
 everywhere! { IN_REDIS:
     limits_decide_alike_in_process_and_in_redis
+    a_broken_connection_is_replaced_where_a_repeat_does_no_harm
 }
 
 /// A moment as both databases keep it, some time from now.
@@ -1530,7 +1547,6 @@ mod stories {
         store.remove("k").await.expect("an answer");
         assert_eq!(store.get("k").await.expect("an answer"), None);
         assert_eq!(store.get("k:ÿ").await.expect("an answer").expect("an entry").value, b"other");
-        store.ping().await.expect("an answer");
     }
 
     pub(super) async fn an_entry_is_put_where_none_is<P: Adapter>(world: &World<P>) {
@@ -1622,6 +1638,21 @@ mod stories {
             assert_eq!(entry.value, b"new");
             assert!(lives(entry.expires_in, LONG));
         }
+    }
+
+    pub(super) async fn a_broken_connection_is_replaced_where_a_repeat_does_no_harm<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        store.put("k", b"one", LONG).await.expect("an answer");
+        for _ in 0..3 {
+            world.cut_redis_connections();
+            assert_eq!(store.get("k").await.expect("an answer").expect("an entry").value, b"one");
+        }
+        world.cut_redis_connections();
+        store.put("k", b"two", LONG).await.expect("an answer");
+        assert_eq!(store.get("k").await.expect("an answer").expect("an entry").value, b"two");
+        world.cut_redis_connections();
+        store.remove("k").await.expect("an answer");
+        assert_eq!(store.get("k").await.expect("an answer"), None);
     }
 
     fn rule(key: &str, count: u32, per: Duration) -> Rule {

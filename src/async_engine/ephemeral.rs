@@ -230,10 +230,4 @@ impl Ephemeral for EphemeralStore {
         };
         decision.unwrap_or_else(|| self.limiter.admit(rules, system::now()))
     }
-
-    async fn ping(&self) -> Result<(), Unavailable> {
-        at!(self, Tries::Two,
-            conn => diesel::sql_query("SELECT 1").execute(conn).await.map(drop),
-            server => redis::cmd("PING").query_async(server).await)
-    }
 }

@@ -334,6 +334,20 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_addresses_takes_no_memory_without_end_and_frees_nobody_who_asked_often() {
+        let limiter = LocalLimiter::default();
+        for _ in 0..10 {
+            assert!(is_admitted(&ask(&limiter, 1.0)));
+        }
+        for address in 0..MOST_KEYS * 2 {
+            let rule = Rule { key: format!("flood:{address}"), rate: RATE };
+            assert!(is_admitted(&limiter.admit(&[rule], at(2.0))));
+        }
+        assert!(limiter.windows.lock().unwrap().len() <= MOST_KEYS);
+        assert!(!is_admitted(&ask(&limiter, 3.0)));
+    }
+
+    #[test]
     fn ipv6_counts_by_its_64() {
         let caller = |ip: &str| Caller {
             ip: ip.parse().unwrap(),

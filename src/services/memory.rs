@@ -916,8 +916,4 @@ impl Ephemeral for World {
     async fn admit(&self, rules: &[Rule]) -> Decision {
         self.0.limiter.admit(rules, self.now())
     }
-
-    async fn ping(&self) -> Result<(), Unavailable> {
-        Ok(())
-    }
 }

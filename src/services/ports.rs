@@ -271,6 +271,4 @@ pub trait Ephemeral {
     /// Counts one request against every rule, or against none when one of them is exhausted.
     /// Never fails: without the store it decides with counters of this process.
     async fn admit(&self, rules: &[Rule]) -> Decision;
-    /// Whether the store answers.
-    async fn ping(&self) -> Result<(), Unavailable>;
 }

@@ -233,10 +233,4 @@ impl Ephemeral for EphemeralStore {
         };
         ready(decision.unwrap_or_else(|| self.limiter.admit(rules, system::now())))
     }
-
-    fn ping(&self) -> Ready<Result<(), Unavailable>> {
-        at!(self, Tries::Two,
-            conn => diesel::sql_query("SELECT 1").execute(conn).map(drop),
-            server => redis::cmd("PING").query(server))
-    }
 }
