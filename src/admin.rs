@@ -22,7 +22,7 @@ use crate::{
     },
     settings::{Secret, Settings},
     store::migrations,
-    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, Hasher},
+    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher},
     system,
 };
 
@@ -149,6 +149,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
         wake: Arc::default(),
         places: None,
         breaches: BreachList::of(settings)?.map(Arc::new),
+        google: Arc::new(GoogleKeys::of(settings)),
         database,
     })
 }

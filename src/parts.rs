@@ -9,11 +9,13 @@ use crate::{
         limits,
         passwords::HashParams,
         policy::{
-            Breaches, LimitPolicy, LinkPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy,
-            SessionPolicy, StuffingPolicy, TokenPolicy,
+            Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, OtpPolicy, OutboxPolicy,
+            PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
         },
     },
-    settings::{OnFailure, Rate, Settings, load_master_secret, load_signing_key, load_verification_keys},
+    settings::{
+        GoogleLinking, OnFailure, Rate, Settings, load_master_secret, load_signing_key, load_verification_keys,
+    },
 };
 
 /// The operator's decisions, as services need them.
@@ -69,6 +71,14 @@ pub fn policy(settings: &Settings) -> Policy {
             sign_in: settings.links.sign_in.clone(),
             password_forgotten: settings.links.password_forgotten.clone(),
             password_reset: settings.links.password_reset.clone(),
+        },
+        google: GooglePolicy {
+            client_ids: settings.google.client_ids.clone(),
+            linking: match settings.google.linking {
+                GoogleLinking::Authoritative => Linking::Authoritative,
+                GoogleLinking::Verified => Linking::Verified,
+            },
+            require_nonce: settings.google.require_nonce,
         },
         device_ttl: settings.devices.ttl,
         reveal_existing: settings.registration.reveal_existing,

@@ -21,7 +21,7 @@ use crate::{
     services::limits::LocalLimiter,
     settings::{MailUrl, Settings, SmsUrl},
     store::{self, migrations},
-    sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, Hasher, Pump},
+    sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump},
     telemetry,
 };
 
@@ -63,6 +63,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
                 wake: Arc::default(),
                 places: places.clone(),
                 breaches: BreachList::of(settings)?.map(Arc::new),
+                google: Arc::new(GoogleKeys::of(settings)),
                 database,
             };
             let pump = Pump::start(settings, &ports)?;

@@ -159,6 +159,8 @@ pub struct Settings {
     pub links: Links,
     /// Where addresses are.
     pub geoip: GeoIp,
+    /// Sign-in with Google.
+    pub google: Google,
     /// The published documents.
     pub docs: Docs,
     /// Cross-origin requests.
@@ -418,6 +420,34 @@ pub struct GeoIp {
     /// A database in MaxMind's format; `None` for none.
     #[serde(deserialize_with = "optional")]
     pub database: Option<PathBuf>,
+}
+
+/// Sign-in with Google.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Google {
+    /// OAuth client ids whose ID tokens are taken; none turns it off.
+    pub client_ids: Vec<String>,
+    /// Where Google publishes its keys.
+    #[serde(deserialize_with = "url")]
+    pub jwks_url: Url,
+    /// How long asking for them may take.
+    #[serde(deserialize_with = "span::duration")]
+    pub timeout: Duration,
+    /// Which Google accounts are linked with an account that has their address.
+    pub linking: GoogleLinking,
+    /// Whether a token must be bound to a nonce.
+    pub require_nonce: bool,
+}
+
+/// Which Google accounts are linked with a verified account that has their address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GoogleLinking {
+    /// Those of addresses that Google itself runs.
+    Authoritative,
+    /// All that Google calls verified.
+    Verified,
 }
 
 /// The published documents.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, Hasher};
+use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher};
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::model::{
@@ -145,6 +145,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     AsyncPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::default(), connections).expect("a store"),
         hasher: Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
+        google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(parts::keys(settings).expect("keys")),
         wake: Arc::default(),

@@ -79,6 +79,7 @@ impl Adapter for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             hasher: sync_engine::Hasher::new(settings, parts::hash_params(settings), 1),
+            google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
             keys,
             wake: Arc::default(),
@@ -114,6 +115,7 @@ impl Adapter for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default(), pool).expect("a store"),
             hasher: async_engine::Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
+            google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
             keys,
             wake: Arc::default(),
@@ -303,6 +305,8 @@ everywhere! { DATABASES:
     a_login_is_noted_and_may_renew_the_hash
     a_password_is_set_where_it_is_the_one_that_was_seen
     of_many_new_passwords_at_once_exactly_one_is_set
+    an_account_elsewhere_belongs_to_one_user_and_a_user_has_one_of_each_provider
+    of_many_links_of_one_account_elsewhere_exactly_one_is_made
     the_greatest_cost_of_imported_hashes_is_kept_while_there_are_any
     a_session_is_read_as_it_was_written
     a_session_moves_on_from_its_present_generation_only
@@ -683,6 +687,7 @@ mod stories {
         Confirmation {
             password_hash: Some("$chosen".to_owned()),
             role: Role::Vendor,
+            auth_provider: AuthProvider::Google,
             first_name: "Grace".to_owned(),
             last_name: "Hopper".to_owned(),
         }
@@ -706,6 +711,7 @@ mod stories {
             is_contested: false,
             password_hash: Some("$chosen".to_owned()),
             role: Role::Vendor,
+            auth_provider: AuthProvider::Google,
             first_name: "Grace".to_owned(),
             last_name: "Hopper".to_owned(),
             updated_at: at,
@@ -841,6 +847,53 @@ mod stories {
         let set: Vec<&String> = answers.iter().filter(|(_, set)| *set).map(|(hash, _)| hash).collect();
         assert_eq!(set.len(), 1);
         assert_eq!(found(ports, seen.id).await.expect("the user").password_hash.as_ref(), set.first().copied());
+    }
+
+    pub(super) async fn an_account_elsewhere_belongs_to_one_user_and_a_user_has_one_of_each_provider<P: Adapter>(
+        world: &World<P>,
+    ) {
+        let ports = &world.ports;
+        let (ada, grace) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let (one, two, three) = ([1; 32], [2; 32], [3; 32]);
+        let google = AuthProvider::Google;
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.user_by_identity(&one).await.expect("an answer").is_none());
+        assert!(!store.has_identity(ada.id, google).await.expect("an answer"));
+        for (index, user, expected) in [
+            (one, &ada, Inserted::Yes),
+            (one, &ada, Inserted::Taken),
+            (one, &grace, Inserted::Taken),
+            (two, &ada, Inserted::Taken),
+            (two, &grace, Inserted::Yes),
+        ] {
+            let inserted = store.insert_identity(&index, user.id, google, ports.now()).await.expect("an answer");
+            assert_eq!(inserted, expected, "{index:?}");
+        }
+        let mut twin = world.twin().store().await.expect("a connection");
+        assert!(twin.user_by_identity(&one).await.expect("an answer").is_some_and(|found| found.id == ada.id));
+        assert!(twin.user_by_identity(&two).await.expect("an answer").is_some_and(|found| found.id == grace.id));
+        assert!(twin.has_identity(ada.id, google).await.expect("an answer"));
+        assert!(!twin.has_identity(ada.id, AuthProvider::Email).await.expect("an answer"));
+        twin.forget_identities(ada.id).await.expect("an answer");
+        assert!(store.user_by_identity(&one).await.expect("an answer").is_none());
+        assert!(store.user_by_identity(&two).await.expect("an answer").is_some());
+        let gone = inserted(ports, User { deleted_at: Some(ports.now()), ..user(ports) }).await;
+        let linked = store.insert_identity(&three, gone.id, google, ports.now()).await.expect("an answer");
+        assert_eq!(linked, Inserted::Yes);
+        assert!(store.user_by_identity(&three).await.expect("an answer").is_none(), "a deleted user is unknown");
+    }
+
+    pub(super) async fn of_many_links_of_one_account_elsewhere_exactly_one_is_made<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let ada = inserted(ports, user(ports)).await;
+        let answers = ports
+            .together(20, async |ports, _| {
+                let mut store = ports.store().await.expect("a connection");
+                store.insert_identity(&[9; 32], ada.id, AuthProvider::Google, ports.now()).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|answer| **answer == Inserted::Yes).count(), 1);
+        assert_eq!(world.count("identities"), 1);
     }
 
     pub(super) async fn the_greatest_cost_of_imported_hashes_is_kept_while_there_are_any<P: Adapter>(world: &World<P>) {

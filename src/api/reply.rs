@@ -12,6 +12,7 @@ use super::{
 };
 use crate::services::{
     fields::FieldErrors,
+    google::Entered,
     idempotency::Kept,
     limits::Standing,
     model::{LoginEvent, Session, SessionId, User},
@@ -105,6 +106,14 @@ impl Success {
     pub fn signed_in(edge: &Edge, message: &'static str, signed_in: &SignedIn) -> Self {
         let cookies = vec![cookie(edge, &signed_in.tokens), edge.device_cookie(&signed_in.device)];
         Self { cookies, ..Self::new(200, message, LoginData::new(signed_in)) }
+    }
+
+    /// Somebody signed in with Google.
+    pub fn entered(edge: &Edge, entered: &Entered) -> Self {
+        match entered.is_new {
+            true => Self { status: 201, ..Self::signed_in(edge, "Account created successfully.", &entered.signed_in) },
+            false => Self::signed_in(edge, "Login successful.", &entered.signed_in),
+        }
     }
 
     /// A code was sent, or it looks so.

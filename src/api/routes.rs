@@ -47,6 +47,8 @@ pub enum Operation {
     ResendOtp,
     /// Sign-in.
     Login,
+    /// Sign-in with a Google account.
+    Google,
     /// The next pair of tokens.
     RefreshToken,
     /// Whether a token is good.
@@ -97,6 +99,7 @@ impl Operation {
             Self::VerifyOtp => "verify_otp",
             Self::ResendOtp => "resend_otp",
             Self::Login => "login",
+            Self::Google => "google",
             Self::RefreshToken => "token_refresh",
             Self::VerifyToken => "token_verify",
             Self::Logout => "logout",
@@ -121,7 +124,7 @@ impl Operation {
     /// Which limits it is under (contract §4).
     pub const fn class(self) -> Class {
         match self {
-            Self::Register | Self::VerifyOtp | Self::ResendOtp | Self::Login => Class::Credential,
+            Self::Register | Self::VerifyOtp | Self::ResendOtp | Self::Login | Self::Google => Class::Credential,
             Self::RequestReset | Self::ConfirmReset | Self::ConfirmResetByLink | Self::ConfirmResetByPhone => {
                 Class::Credential
             }
@@ -189,6 +192,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", Scope::Versioned, "/auth/verify-otp", Operation::VerifyOtp),
     route("POST", Scope::Versioned, "/auth/resend-otp", Operation::ResendOtp),
     route("POST", Scope::Versioned, "/auth/login", Operation::Login),
+    route("POST", Scope::Versioned, "/auth/google", Operation::Google),
     route("POST", Scope::Versioned, "/auth/token/refresh", Operation::RefreshToken),
     route("POST", Scope::Versioned, "/auth/token/verify", Operation::VerifyToken),
     route("POST", Scope::Versioned, "/auth/logout", Operation::Logout),

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, redirect};
-use rustls::{ClientConfig, RootCertStore};
+use reqwest::Client;
 use url::Url;
 
+use super::web::client;
 use crate::{
-    mail::{SetupError, cryptography},
+    mail::SetupError,
     services::{
-        breaches::{ANSWER_LIMIT, PADDING, USER_AGENT, address, text},
+        breaches::{ANSWER_LIMIT, PADDING, address, text},
         error::Unavailable,
     },
     settings::Settings,
@@ -28,7 +28,7 @@ impl BreachList {
     ///
     /// When the client cannot be set up.
     pub fn new(url: &Url, timeout: Duration) -> Result<Self, SetupError> {
-        Ok(Self { client: client(timeout)?, url: url.clone() })
+        Ok(Self { client: client("passwords.breaches_url", timeout)?, url: url.clone() })
     }
 
     /// The one that is configured, if any.
@@ -62,25 +62,6 @@ impl BreachList {
 
 fn failure(error: reqwest::Error) -> Unavailable {
     Unavailable::breaches(error.without_url())
-}
-
-fn client(timeout: Duration) -> Result<Client, SetupError> {
-    let setup = |error: String| SetupError(format!("passwords.breaches_url: TLS cannot be set up: {error}"));
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let tls = ClientConfig::builder_with_provider(cryptography())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| setup(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Client::builder()
-        .timeout(timeout)
-        .user_agent(USER_AGENT)
-        // The operator named the list; nobody else is to learn the prefix or to give the answer.
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .tls_backend_preconfigured(tls)
-        .build()
-        .map_err(|error| setup(error.without_url().to_string()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::{
         authenticate::{Bearer, authenticate},
         change_password::change_password,
         confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone, confirm_reset},
+        google::google,
         idempotency::{self, Asked, Begun},
         limits::admit,
         login::login,
@@ -118,6 +119,7 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
             let signed_in = login(ports, &call.caller, call.read()?).await?;
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
+        Operation::Google => Ok(Success::entered(edge, &google(ports, &call.caller, call.read()?).await?)),
         Operation::VerifyToken => {
             verify_token(ports, call.read()?).await?;
             Ok(Success::token_valid())

@@ -2,10 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use jsonwebtoken::DecodingKey;
 use time::OffsetDateTime;
 
 use super::{
-    breaches::BreachList, database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store,
+    breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
+    pump::Wake, store::Store,
 };
 use crate::{
     places::Places,
@@ -38,6 +40,8 @@ pub struct AsyncPorts {
     pub places: Option<Arc<Places>>,
     /// Whom to ask for breached passwords, when anybody.
     pub breaches: Option<Arc<BreachList>>,
+    /// What Google signs ID tokens with.
+    pub google: Arc<GoogleKeys>,
     /// Tells the pump that a letter waits.
     pub wake: Arc<Wake>,
 }
@@ -125,5 +129,9 @@ impl Ports for AsyncPorts {
             Some(list) => list.range(prefix).await,
             None => Ok(String::new()),
         }
+    }
+
+    async fn google_key(&self, id: &str) -> Result<Option<Arc<DecodingKey>>, Unavailable> {
+        self.google.key(id).await
     }
 }

@@ -29,7 +29,9 @@ use super::{
     breaches::BreachList,
     database::Database,
     ephemeral::EphemeralStore,
-    extract, handlers,
+    extract,
+    google::GoogleKeys,
+    handlers,
     hasher::Hasher,
     ports::AsyncPorts,
     pump::{Pump, Wake},
@@ -120,6 +122,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     let hasher = Hasher::start(&settings, parts::hash_params(&settings), parts::hash_slots(&settings))?;
     let wake = Arc::new(Wake::default());
     let breaches = BreachList::of(&settings)?.map(Arc::new);
+    let google = Arc::new(GoogleKeys::of(&settings)?);
     // SQLite's connections live on threads of their own and serve all workers; a PostgreSQL or
     // Redis connection lives on the worker that made it.
     let embedded = match settings.database() {
@@ -142,6 +145,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             wake: Arc::clone(&wake),
             places: places.clone(),
             breaches: breaches.clone(),
+            google: Arc::clone(&google),
         })
     };
     let pump = Pump::start(&settings, &ports(&settings, usize::MAX)?)?;

@@ -24,6 +24,11 @@ impl Unavailable {
         Self { what: "the look-up of breached passwords", source: source.into() }
     }
 
+    /// Google did not give the keys of its ID tokens.
+    pub fn google(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what: "Google's key service", source: source.into() }
+    }
+
     /// The ephemeral store did not do what it was asked.
     pub fn store(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { what: "the store", source: source.into() }

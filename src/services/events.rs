@@ -49,6 +49,11 @@ pub enum Event {
         /// Whose.
         user_id: UserId,
     },
+    /// A Google account was linked with an account that was there.
+    IdentityLinked {
+        /// Whose.
+        user_id: UserId,
+    },
     /// Profile fields changed.
     ProfileChanged {
         /// Whose.
@@ -67,6 +72,7 @@ impl Event {
             Self::SessionStarted { .. } => "SessionStarted",
             Self::SessionEnded { .. } => "SessionEnded",
             Self::PasswordChanged { .. } => "PasswordChanged",
+            Self::IdentityLinked { .. } => "IdentityLinked",
             Self::ProfileChanged { .. } => "ProfileChanged",
         }
     }

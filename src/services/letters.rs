@@ -66,6 +66,16 @@ pub enum Letter {
         /// Where to ask for a new password, made from `public_url`.
         reset_url: String,
     },
+    /// A Google account was linked and signs in from now on.
+    GoogleLinked {
+        /// When.
+        #[serde(with = "time::serde::rfc3339")]
+        when: OffsetDateTime,
+        /// Browser that it was done with, as parsed from its user agent.
+        browser: String,
+        /// Operating system that it was done with, as parsed from its user agent.
+        os: String,
+    },
     /// The account was confirmed, but its pending password was contested and is gone.
     PasswordRemoved {
         /// Where to ask for a new password, made from `public_url`.
@@ -83,6 +93,7 @@ impl fmt::Debug for Letter {
             Self::PasswordReset { .. } => "Letter::PasswordReset",
             Self::PasswordResetCode { .. } => "Letter::PasswordResetCode",
             Self::PasswordChanged { .. } => "Letter::PasswordChanged",
+            Self::GoogleLinked { .. } => "Letter::GoogleLinked",
             Self::PasswordRemoved { .. } => "Letter::PasswordRemoved",
         })
     }
@@ -236,6 +247,23 @@ struct PasswordChangedText<'a> {
     reset_url: &'a str,
 }
 
+#[derive(Template)]
+#[template(path = "google_linked.html")]
+struct GoogleLinkedHtml<'a> {
+    subject: &'a str,
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "google_linked.txt")]
+struct GoogleLinkedText<'a> {
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+}
+
 impl Letter {
     /// The stable name of the letter's kind, the same as in its serialised form.
     #[must_use]
@@ -247,6 +275,7 @@ impl Letter {
             Self::PasswordReset { .. } => "password_reset",
             Self::PasswordResetCode { .. } => "password_reset_code",
             Self::PasswordChanged { .. } => "password_changed",
+            Self::GoogleLinked { .. } => "google_linked",
             Self::PasswordRemoved { .. } => "password_removed",
         }
     }
@@ -261,6 +290,7 @@ impl Letter {
             Self::PasswordReset { .. } => "Set a new password",
             Self::PasswordResetCode { .. } => "Your code to set a new password",
             Self::PasswordChanged { .. } => "Your password was changed",
+            Self::GoogleLinked { .. } => "Google sign-in was added to your account",
             Self::PasswordRemoved { .. } => "Choose a password for your account",
         }
     }
@@ -318,6 +348,15 @@ impl Letter {
                     words(&PasswordChangedHtml { subject, when, browser, os, reset_url }),
                 )
             }
+            Self::GoogleLinked { when, browser, os } => {
+                let when = &in_words(*when);
+                let browser = &one_line(browser);
+                let os = &one_line(os);
+                (
+                    words(&GoogleLinkedText { when, browser, os }),
+                    words(&GoogleLinkedHtml { subject, when, browser, os }),
+                )
+            }
             Self::PasswordRemoved { reset_url } => {
                 let reset_url = &link(reset_url);
                 (words(&PasswordRemovedText { reset_url }), words(&PasswordRemovedHtml { subject, reset_url }))
@@ -350,6 +389,9 @@ impl Letter {
             Self::PasswordChanged { reset_url, .. } => {
                 with_link("Your password was changed. If it was not you, set a new one at once.", reset_url)
             }
+            Self::GoogleLinked { .. } => "A Google account can now sign in to your account. \
+                 If it was not you, set a new password: that ends it."
+                .to_owned(),
             Self::PasswordRemoved { reset_url } => {
                 with_link("Your number is confirmed. Choose a password to be able to sign in.", reset_url)
             }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The audit events that are a way in, or a try at one.
-pub const WAYS_IN: [&str; 2] = ["login", "verify_otp"];
+pub const WAYS_IN: [&str; 3] = ["login", "verify_otp", "google"];
 
 /// The bearer's sign-ins, newest first.
 ///

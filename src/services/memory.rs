@@ -5,9 +5,11 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
+use jsonwebtoken::DecodingKey;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -22,13 +24,13 @@ use super::{
     letters::{Letter, Message},
     limits::{Decision, LocalLimiter, Rate, Rule},
     model::{
-        AuditEvent, Caller, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
-        Place, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
+        AuditEvent, AuthProvider, Caller, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry,
+        OutboxState, Page, Place, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
     },
     passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
     policy::{
-        Breaches, LimitPolicy, LinkPolicy, LockoutPolicy, OtpPolicy, OutboxPolicy, PasswordPolicy, Policy,
-        SessionPolicy, StuffingPolicy, TokenPolicy,
+        Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, OtpPolicy, OutboxPolicy,
+        PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
     ports::{Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Sessions, Users},
     run::run,
@@ -74,6 +76,7 @@ pub fn policy() -> Policy {
             duration: seconds(3600),
             rate: Some(Rate { count: 2, per: seconds(60) }),
         },
+        google: GooglePolicy { client_ids: Vec::new(), linking: Linking::Authoritative, require_nonce: false },
         sessions: SessionPolicy { idle: Some(seconds(30 * 86_400)), absolute: Some(seconds(180 * 86_400)), most: None },
         links: LinkPolicy {
             sign_in: "/login".into(),
@@ -145,7 +148,14 @@ struct Facts {
     audit: Vec<AuditEvent>,
     leases: HashMap<Uuid, Uuid>,
     imported_hashes: HashMap<String, i64>,
+    identities: Vec<Identity>,
 }
+
+// Google's keys by id, when it answers.
+type GoogleSide = Option<HashMap<String, Arc<DecodingKey>>>;
+
+// Subject's index, user, provider.
+type Identity = ([u8; 32], UserId, AuthProvider);
 
 // Value, count, end of life.
 type Counted = (Vec<u8>, i64, OffsetDateTime);
@@ -161,6 +171,7 @@ struct Inner {
     hashes: Cell<u32>,
     made_up: RefCell<Vec<Vec<Cost>>>,
     breaches: RefCell<Option<String>>,
+    google: RefCell<GoogleSide>,
     commit_fails: Cell<bool>,
     outbox_is_broken: Cell<bool>,
     meanwhile: RefCell<Option<Meanwhile>>,
@@ -199,6 +210,7 @@ impl World {
             hashes: Cell::new(0),
             made_up: RefCell::default(),
             breaches: RefCell::default(),
+            google: RefCell::default(),
             commit_fails: Cell::new(false),
             outbox_is_broken: Cell::new(false),
             meanwhile: RefCell::default(),
@@ -388,6 +400,14 @@ impl World {
         self.0.made_up.borrow().clone()
     }
 
+    /// The keys that Google has from now on; without any, it is silent.
+    pub fn answer_google(&self, keys: Option<&[(&str, Arc<DecodingKey>)]>) {
+        let owned = |keys: &[(&str, Arc<DecodingKey>)]| {
+            keys.iter().map(|(id, key)| ((*id).to_owned(), Arc::clone(key))).collect()
+        };
+        self.0.google.replace(keys.map(owned));
+    }
+
     /// What the look-up of breaches answers from now on.
     pub fn answer_breaches(&self, answer: Option<&str>) {
         self.0.breaches.replace(answer.map(str::to_owned));
@@ -500,6 +520,13 @@ impl Ports for World {
         Ok(())
     }
 
+    async fn google_key(&self, id: &str) -> Result<Option<Arc<DecodingKey>>, Unavailable> {
+        self.note("google_key");
+        let keys = self.0.google.borrow();
+        let keys = keys.as_ref().ok_or_else(|| Unavailable::google("silent on purpose"))?;
+        Ok(keys.get(id).cloned())
+    }
+
     async fn breaches(&self, _prefix: &str) -> Result<String, Unavailable> {
         self.note("breaches");
         self.0.breaches.borrow().clone().ok_or_else(|| Unavailable::database("silent on purpose"))
@@ -565,17 +592,7 @@ impl Users for World {
         let Some(user) = facts.users.iter_mut().find(|user| user.id == id && !user.is_verified) else {
             return Ok(false);
         };
-        let Confirmation { password_hash, role, first_name, last_name } = with.clone();
-        *user = User {
-            password_hash,
-            role,
-            first_name,
-            last_name,
-            is_verified: true,
-            is_contested: false,
-            updated_at: at,
-            ..user.clone()
-        };
+        *user = User { updated_at: at, ..with.apply(user.clone()) };
         Ok(true)
     }
 
@@ -626,6 +643,40 @@ impl Users for World {
         let Some(row) = facts.users.iter_mut().find(is_same) else { return Ok(false) };
         (row.password_hash, row.password_changed_at, row.updated_at) = (Some(new_hash.to_owned()), Some(at), at);
         Ok(true)
+    }
+
+    async fn user_by_identity(&mut self, subject_index: &[u8; 32]) -> Result<Option<User>, Unavailable> {
+        self.note("user_by_identity");
+        let identity = self.0.facts.borrow().identities.iter().find(|row| row.0 == *subject_index).copied();
+        match identity {
+            Some((_, user, _)) => self.user(user).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn has_identity(&mut self, user: UserId, provider: AuthProvider) -> Result<bool, Unavailable> {
+        Ok(self.0.facts.borrow().identities.iter().any(|row| (row.1, row.2) == (user, provider)))
+    }
+
+    async fn insert_identity(
+        &mut self,
+        subject_index: &[u8; 32],
+        user: UserId,
+        provider: AuthProvider,
+        _at: OffsetDateTime,
+    ) -> Result<Inserted, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let is_taken = |row: &Identity| row.0 == *subject_index || (row.1, row.2) == (user, provider);
+        if facts.identities.iter().any(is_taken) {
+            return Ok(Inserted::Taken);
+        }
+        facts.identities.push((*subject_index, user, provider));
+        Ok(Inserted::Yes)
+    }
+
+    async fn forget_identities(&mut self, user: UserId) -> Result<(), Unavailable> {
+        self.0.facts.borrow_mut().identities.retain(|row| row.1 != user);
+        Ok(())
     }
 
     async fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Result<(), Unavailable> {

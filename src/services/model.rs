@@ -199,10 +199,29 @@ pub struct Confirmation {
     pub password_hash: Option<String>,
     /// The role that this registration asked for.
     pub role: Role,
+    /// How the account is proven.
+    pub auth_provider: AuthProvider,
     /// The given name of this registration.
     pub first_name: String,
     /// The family name of this registration.
     pub last_name: String,
+}
+
+impl Confirmation {
+    /// The user as it is afterwards.
+    pub fn apply(&self, user: User) -> User {
+        let Self { password_hash, role, auth_provider, first_name, last_name } = self.clone();
+        User {
+            password_hash,
+            role,
+            auth_provider,
+            first_name,
+            last_name,
+            is_verified: true,
+            is_contested: false,
+            ..user
+        }
+    }
 }
 
 /// New values of profile fields; `None` leaves a field as it is.

@@ -62,6 +62,12 @@ pub async fn set<P: Ports>(
                 let ended = Event::SessionEnded { user_id: user.id, session_id, reason: why };
                 store.enqueue(&outbox::event(ports, &ended)).await?;
             }
+            // Whoever proves the address again takes the account back, and whatever else signs in to it was
+            // perhaps added by somebody else (ABUSE 24). Where Google runs the address, its owner's Google
+            // account is linked again when it is next used.
+            if matches!(occasion, Occasion::Reset) {
+                store.forget_identities(user.id).await?;
+            }
             store.record(&event).await?;
             store.enqueue(&outbox::event(ports, &Event::PasswordChanged { user_id: user.id })).await?;
             for letter in &letters {

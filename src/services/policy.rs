@@ -25,6 +25,8 @@ pub struct Policy {
     pub sessions: SessionPolicy,
     /// Where the links in mail lead to.
     pub links: LinkPolicy,
+    /// Who may sign in with Google.
+    pub google: GooglePolicy,
     /// How long a device that has signed in stays known.
     pub device_ttl: Duration,
     /// Say openly that an identifier is taken (contract §4, `registration.reveal_existing`).
@@ -91,6 +93,26 @@ pub enum Breaches {
     FailOpen,
     /// Without an answer the request is refused (503).
     FailClosed,
+}
+
+/// Sign-in with Google.
+#[derive(Debug, Clone)]
+pub struct GooglePolicy {
+    /// Whom ID tokens must be made for (`aud`); without any, nobody signs in with Google.
+    pub client_ids: Vec<String>,
+    /// Which Google accounts may be linked with an account that has their address.
+    pub linking: Linking,
+    /// Refuse tokens that are not bound to a nonce.
+    pub require_nonce: bool,
+}
+
+/// Which Google accounts may be linked with a verified account that has their address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linking {
+    /// Those of addresses that Google itself runs: Gmail, and the domain of a Workspace.
+    Authoritative,
+    /// All whose address was proven to Google at some time.
+    Verified,
 }
 
 /// Where the links in mail lead to, below `public_url`.

@@ -9,8 +9,9 @@
     reason = "every engine runs a request on the thread that took it; no `Send` bound is wanted"
 )]
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use jsonwebtoken::DecodingKey;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -21,8 +22,8 @@ use super::{
     keys::Keys,
     limits::{Decision, Rule},
     model::{
-        AuditEvent, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page, Place, ProfileChanges,
-        Session, SessionId, Settlement, User, UserId,
+        AuditEvent, AuthProvider, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page, Place,
+        ProfileChanges, Session, SessionId, Settlement, User, UserId,
     },
     passwords::{Guessable, HashAs, Password, Verified},
     policy::Policy,
@@ -88,6 +89,9 @@ pub trait Ports {
 
     /// What a service of breached passwords says of a range of SHA-1 digests.
     async fn breaches(&self, prefix: &str) -> Result<String, Unavailable>;
+
+    /// The key of this id that Google signs ID tokens with, if there is one.
+    async fn google_key(&self, id: &str) -> Result<Option<Arc<DecodingKey>>, Unavailable>;
 }
 
 /// The durable database.
@@ -139,6 +143,20 @@ pub trait Users {
     /// Gives a user another password; `false` when they were disabled or deleted, or their password
     /// changed, since they were looked up.
     async fn set_password(&mut self, user: &User, new_hash: &str, at: OffsetDateTime) -> Result<bool, Unavailable>;
+    /// Table `identities`: whose this account elsewhere is.
+    async fn user_by_identity(&mut self, subject_index: &[u8; 32]) -> Result<Option<User>, Unavailable>;
+    /// Table `identities`: whether the user has an account of this provider.
+    async fn has_identity(&mut self, user: UserId, provider: AuthProvider) -> Result<bool, Unavailable>;
+    /// Table `identities`. Unique: the account elsewhere, and the provider of a user.
+    async fn insert_identity(
+        &mut self,
+        subject_index: &[u8; 32],
+        user: UserId,
+        provider: AuthProvider,
+        at: OffsetDateTime,
+    ) -> Result<Inserted, Unavailable>;
+    /// Table `identities`: forgets all of a user.
+    async fn forget_identities(&mut self, user: UserId) -> Result<(), Unavailable>;
     /// Table `imported_hashes`: remembers that there is a hash of this scheme and cost.
     async fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Result<(), Unavailable>;
     /// Table `imported_hashes`: the greatest cost of each scheme.

@@ -8,7 +8,7 @@ use super::{
     error::Unavailable,
     identifier::Identifier,
     keys::Keys,
-    model::{Confirmation, RegistrationId, Role, User, UserId},
+    model::{AuthProvider, Confirmation, RegistrationId, Role, User, UserId},
     passwords::HashAs,
     ports::{Ephemeral as _, Ports},
     register::stored_identifiers,
@@ -45,6 +45,7 @@ impl Pending {
         Confirmation {
             password_hash: Some(self.password_hash.clone()),
             role: self.role,
+            auth_provider: if self.kind == "email" { AuthProvider::Email } else { AuthProvider::Phone },
             first_name: self.first_name.clone(),
             last_name: self.last_name.clone(),
         }

@@ -178,12 +178,14 @@ async fn confirm<P: Ports>(
         None if user.is_contested => Confirmation {
             password_hash: None,
             role: Role::Client,
+            auth_provider: user.auth_provider,
             first_name: String::new(),
             last_name: String::new(),
         },
         None => Confirmation {
             password_hash: user.password_hash.clone(),
             role: user.role,
+            auth_provider: user.auth_provider,
             first_name: user.first_name.clone(),
             last_name: user.last_name.clone(),
         },
@@ -202,15 +204,7 @@ async fn confirm<P: Ports>(
             if let Some(warning) = &warning {
                 store.enqueue(warning).await?;
             }
-            let user = User {
-                is_verified: true,
-                password_hash: with.password_hash.clone(),
-                role: with.role,
-                first_name: with.first_name.clone(),
-                last_name: with.last_name.clone(),
-                ..user.clone()
-            };
-            match session::open(ports, store, user, None, "verify_otp", caller).await {
+            match session::open(ports, store, with.apply(user.clone()), None, "verify_otp", caller).await {
                 Ok(signed_in) => Ok(signed_in),
                 Err(OpenError::Changed) => Err(VerifyOtpError::WrongCode),
                 Err(OpenError::Unavailable(error)) => Err(error.into()),

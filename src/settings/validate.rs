@@ -59,6 +59,17 @@ fn addresses(settings: &Settings) -> Result<(), Broken> {
             "it must be https://, or http:// on a loopback host, without user and query",
         )?;
     }
+    let keys = &settings.google.jwks_url;
+    require(
+        urls::is_https_or_loopback(keys) && keys.username().is_empty() && keys.fragment().is_none(),
+        "google.jwks_url",
+        "it must be https://, or http:// on a loopback host, without user and fragment",
+    )?;
+    require(
+        settings.google.client_ids.iter().all(|id| !id.trim().is_empty()),
+        "google.client_ids",
+        "an empty client id would be anybody's",
+    )?;
     for origin in &settings.cors.origins {
         bare_origin(origin).map_err(|reason| Broken("cors.origins", reason))?;
     }
@@ -138,6 +149,7 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         ("stuffing.window", settings.stuffing.window),
         ("stuffing.duration", settings.stuffing.duration),
         ("devices.ttl", settings.devices.ttl),
+        ("google.timeout", settings.google.timeout),
         ("passwords.breaches_timeout", settings.passwords.breaches_timeout),
         ("tokens.access_ttl", settings.tokens.access_ttl),
         ("audit.retention", settings.audit.retention),

@@ -126,6 +126,7 @@ impl UserRow {
 pub struct ConfirmationRow {
     password_hash: Option<String>,
     role: String,
+    auth_provider: String,
     first_name: String,
     last_name: String,
     is_verified: bool,
@@ -139,6 +140,7 @@ impl ConfirmationRow {
         Self {
             password_hash: with.password_hash.clone(),
             role: with.role.word().to_owned(),
+            auth_provider: with.auth_provider.word().to_owned(),
             first_name: with.first_name.clone(),
             last_name: with.last_name.clone(),
             is_verified: true,

@@ -132,5 +132,18 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::store::types::{Id, Moment};
+
+    identities (subject_index) {
+        subject_index -> Binary,
+        user_id -> Id,
+        provider -> Text,
+        created_at -> Moment,
+    }
+}
+
+diesel::joinable!(identities -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
-diesel::allow_tables_to_appear_in_same_query!(sessions, users);
+diesel::allow_tables_to_appear_in_same_query!(identities, sessions, users);

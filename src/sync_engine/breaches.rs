@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use ureq::{
-    Agent,
-    tls::{RootCerts, TlsConfig},
-};
+use ureq::Agent;
 use url::Url;
 
+use super::web::agent;
 use crate::{
-    mail::{SetupError, cryptography},
+    mail::SetupError,
     services::{
-        breaches::{ANSWER_LIMIT, PADDING, USER_AGENT, address, text},
+        breaches::{ANSWER_LIMIT, PADDING, address, text},
         error::Unavailable,
     },
     settings::Settings,
@@ -60,24 +58,6 @@ impl BreachList {
         };
         text(answer.status().as_u16(), body)
     }
-}
-
-fn agent(timeout: Duration) -> Agent {
-    Agent::config_builder()
-        .timeout_global(Some(timeout))
-        .http_status_as_error(false)
-        .user_agent(USER_AGENT)
-        // The operator named the list; nobody else is to learn the prefix or to give the answer.
-        .max_redirects(0)
-        .proxy(None)
-        .tls_config(
-            TlsConfig::builder()
-                .root_certs(RootCerts::WebPki)
-                .unversioned_rustls_crypto_provider(cryptography())
-                .build(),
-        )
-        .build()
-        .new_agent()
 }
 
 #[cfg(test)]

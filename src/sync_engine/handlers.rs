@@ -6,6 +6,7 @@ use crate::{
         authenticate::{Bearer, authenticate},
         change_password::change_password,
         confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone, confirm_reset},
+        google::google,
         idempotency::{self, Asked, Begun},
         limits::admit,
         login::login,
@@ -113,6 +114,7 @@ fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation, p
             let signed_in = run(login(ports, &call.caller, call.read()?))?;
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
+        Operation::Google => Ok(Success::entered(edge, &run(google(ports, &call.caller, call.read()?))?)),
         Operation::VerifyToken => {
             run(verify_token(ports, call.read()?))?;
             Ok(Success::token_valid())

@@ -6,10 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use jsonwebtoken::DecodingKey;
 use time::OffsetDateTime;
 
 use super::{
-    breaches::BreachList, database::Database, ephemeral::EphemeralStore, hasher::Hasher, pump::Wake, store::Store,
+    breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
+    pump::Wake, store::Store,
 };
 use crate::{
     places::Places,
@@ -43,6 +45,8 @@ pub struct BlockingPorts {
     pub places: Option<Arc<Places>>,
     /// Whom to ask for breached passwords, when anybody.
     pub breaches: Option<Arc<BreachList>>,
+    /// What Google signs ID tokens with.
+    pub google: Arc<GoogleKeys>,
     /// Tells the pump that a letter waits.
     pub wake: Arc<Wake>,
 }
@@ -135,5 +139,9 @@ impl Ports for BlockingPorts {
             Some(list) => list.range(prefix),
             None => Ok(String::new()),
         })
+    }
+
+    fn google_key(&self, id: &str) -> Ready<Result<Option<Arc<DecodingKey>>, Unavailable>> {
+        ready(self.google.key(id))
     }
 }

@@ -16,8 +16,8 @@ use crate::{
         identifier::Identifier,
         keys::Keys,
         model::{
-            AuditEvent, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
-            ProfileChanges, Session, SessionId, Settlement, User, UserId,
+            AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState,
+            Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{Audit, Before, Inserted, Living, Outbox, Sessions, Users},
     },
@@ -26,7 +26,7 @@ use crate::{
             AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, SessionRow, SettlementRow,
             UserRow, entries, listed, session_and_user,
         },
-        schema::{audit_events, ephemeral_entries, imported_hashes, outbox, sessions, users},
+        schema::{audit_events, ephemeral_entries, identities, imported_hashes, outbox, sessions, users},
         sql,
         types::{DbId, DbMoment, Id, Moment},
     },
@@ -162,6 +162,52 @@ impl Users for Store {
                 .execute(conn)),
         };
         ready(changed.map(|rows| rows == 1))
+    }
+
+    fn user_by_identity(&mut self, subject_index: &[u8; 32]) -> Answer<Option<User>> {
+        let index = subject_index.as_slice();
+        let found = on!(self, conn => identities::table
+            .inner_join(users::table)
+            .filter(identities::subject_index.eq(index).and(users::deleted_at.is_null()))
+            .select(UserRow::as_select())
+            .first(conn)
+            .optional());
+        ready(found.and_then(|row| row.map(|row| row.open(&self.keys)).transpose()))
+    }
+
+    fn has_identity(&mut self, user: UserId, provider: AuthProvider) -> Answer<bool> {
+        let found = on!(self, conn => identities::table
+            .filter(identities::user_id.eq(DbId(user.0)).and(identities::provider.eq(provider.word())))
+            .count()
+            .get_result::<i64>(conn));
+        ready(found.map(|count| count > 0))
+    }
+
+    fn insert_identity(
+        &mut self,
+        subject_index: &[u8; 32],
+        user: UserId,
+        provider: AuthProvider,
+        at: OffsetDateTime,
+    ) -> Answer<Inserted> {
+        let row = (
+            identities::subject_index.eq(subject_index.as_slice()),
+            identities::user_id.eq(DbId(user.0)),
+            identities::provider.eq(provider.word()),
+            identities::created_at.eq(DbMoment(at)),
+        );
+        let inserted = on!(self, conn => diesel::insert_into(identities::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(conn));
+        ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
+    }
+
+    fn forget_identities(&mut self, user: UserId) -> Answer<()> {
+        let gone = on!(self, conn => diesel::delete(identities::table)
+            .filter(identities::user_id.eq(DbId(user.0)))
+            .execute(conn));
+        ready(gone.map(drop))
     }
 
     fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Answer<()> {

@@ -8,6 +8,9 @@ pub const CHALLENGE: &str = "wB3tXkqU0d9u6yqk1pXcZ0m3rT8sV2aN";
 pub const ACCESS: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl";
 /// A refresh token; its signature is nobody's.
 pub const REFRESH: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl";
+/// An ID token of Google's; its signature is nobody's.
+pub const ID_TOKEN: &str =
+    "eyJhbGciOiJSUzI1NiIsImtpZCI6ImExIn0.eyJpc3MiOiJodHRwczovL2FjY291bnRzLmdvb2dsZS5jb20ifQ.c2lnbmF0dXJl";
 /// A request id.
 pub const REQUEST_ID: &str = "5f0c1d2e3b4a59687786958493a2b1c0";
 

@@ -222,6 +222,10 @@ fn responses(route: &Route, it: &Description) -> Value {
     let mut responses = BTreeMap::new();
     let (status, response) = success(&it.answer, route);
     responses.insert(status, response);
+    if let Some(also) = operations::also(route.operation) {
+        let (status, response) = success(&also, route);
+        responses.insert(status, response);
+    }
     let mut by_status: BTreeMap<u16, Vec<Failure>> = BTreeMap::new();
     for failure in failures(route.operation, it) {
         by_status.entry(failure.status).or_default().push(failure);
@@ -415,6 +419,7 @@ mod tests {
     use crate::services::{
         change_password::ChangePassword,
         confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone},
+        google::Google,
         login::Login,
         logout::Logout,
         pages::PageQuery,
@@ -467,6 +472,7 @@ mod tests {
             Operation::VerifyOtp => Some(fields_of::<VerifyOtp>()),
             Operation::ResendOtp => Some(fields_of::<ResendOtp>()),
             Operation::Login => Some(fields_of::<Login>()),
+            Operation::Google => Some(fields_of::<Google>()),
             Operation::RefreshToken => Some(fields_of::<Refresh>()),
             Operation::VerifyToken => Some(fields_of::<VerifyToken>()),
             Operation::Logout => Some(fields_of::<Logout>()),

@@ -213,6 +213,7 @@ pub fn describe(operation: Operation) -> Description {
         Operation::VerifyOtp => verify_otp(),
         Operation::ResendOtp => resend_otp(),
         Operation::Login => login(),
+        Operation::Google => google(),
         Operation::RefreshToken => refresh_token(),
         Operation::VerifyToken => verify_token(),
         Operation::Logout => logout(),
@@ -234,6 +235,16 @@ pub fn describe(operation: Operation) -> Description {
         Operation::Docs => docs(),
         Operation::DocsFile => docs_file(),
     }
+}
+
+/// What else an operation answers when it was done, with another status.
+pub fn also(operation: Operation) -> Option<Answer> {
+    (operation == Operation::Google).then(|| Answer::Envelope {
+        status: 201,
+        message: "Account created successfully.",
+        data: Some(("LoginData", examples::login_data())),
+        sets_cookie: true,
+    })
 }
 
 fn register() -> Description {
@@ -342,6 +353,38 @@ fn login() -> Description {
             DISABLED,
             LOCKED,
             OVERLOADED,
+        ],
+    }
+}
+
+fn google() -> Description {
+    Description {
+        summary: "Sign in with a Google account",
+        text: "Takes an ID token that Google made for one of the installation's clients, once. Without an account for \
+               it, one is made. A verified account with the same address is linked where Google itself runs the \
+               address (or `google.linking` is \"verified\"); otherwise, and when another Google account is linked \
+               already, the answer is `conflict`. A token with a nonce is taken only together with that nonce.",
+        tag: Tag::Sessions,
+        body: Some(Body {
+            fields: vec![
+                exact("id_token", "Google's ID token.").required(),
+                word("role", "Of an account that is made by this; nothing is `client`.", &["client", "vendor", ""])
+                    .nullable(),
+                text("nonce", "The text that the client had Google put into the token.").at_most(256).nullable(),
+            ],
+            rule: Rule::None,
+            is_required: true,
+            examples: vec![
+                ("plain", json!({ "id_token": examples::ID_TOKEN })),
+                ("bound", json!({ "id_token": examples::ID_TOKEN, "nonce": "n-0S6_WzA2Mj", "role": "vendor" })),
+            ],
+        }),
+        answer: signed_in("Login successful."),
+        failures: vec![
+            failure(401, "invalid_google_token", "The Google sign-in is not valid."),
+            failure(409, "conflict", "An account with this email address exists. Please sign in as you did before."),
+            DISABLED,
+            LOCKED,
         ],
     }
 }
