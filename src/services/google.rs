@@ -380,7 +380,7 @@ mod tests {
     }
 
     // A token of the person `sub` with this address; `more` takes the place of its claims.
-    fn token(world: &World, sub: &str, email: &str, more: Value) -> String {
+    fn token(world: &World, sub: &str, email: &str, more: &Value) -> String {
         let now = world.now().unix_timestamp();
         let mut claims = json!({
             "iss": "https://accounts.google.com", "aud": CLIENT, "sub": sub, "iat": now, "exp": now + 3600,
@@ -401,7 +401,7 @@ mod tests {
     }
 
     fn enter(world: &World, sub: &str, email: &str) -> Result<Entered, GoogleError> {
-        show(world, &token(world, sub, email, json!({})))
+        show(world, &token(world, sub, email, &json!({})))
     }
 
     #[test]
@@ -432,7 +432,7 @@ mod tests {
             let world = world(linking);
             let ada = world.add_ada();
             let session = world.sign_in(ada.id).tokens;
-            let entered = show(&world, &token(&world, "1", ADDRESS, more));
+            let entered = show(&world, &token(&world, "1", ADDRESS, &more));
             assert_eq!(entered.is_ok(), is_linked);
             assert!(world.is_alive(&session));
             assert_eq!(world.users()[0].password_hash, ada.password_hash);
@@ -456,7 +456,7 @@ mod tests {
     #[test]
     fn a_token_is_good_once_and_not_lost_by_a_fault() {
         let world = world(Linking::Authoritative);
-        let token = token(&world, "1", "ada@gmail.com", json!({}));
+        let token = token(&world, "1", "ada@gmail.com", &json!({}));
         world.fail_commits(true);
         assert!(matches!(show(&world, &token), Err(GoogleError::Unavailable(_))));
         assert!(world.users().is_empty());
@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn without_googles_keys_nobody_is_refused_for_good() {
         let world = world(Linking::Authoritative);
-        let token = token(&world, "1", "ada@gmail.com", json!({}));
+        let token = token(&world, "1", "ada@gmail.com", &json!({}));
         world.answer_google(None);
         assert!(matches!(show(&world, &token), Err(GoogleError::Unavailable(_))));
         world.answer_google(Some(&[]));
@@ -480,7 +480,7 @@ mod tests {
     #[test]
     fn without_client_ids_nobody_is_asked() {
         let world = World::new();
-        let token = token(&world, "1", "ada@gmail.com", json!({}));
+        let token = token(&world, "1", "ada@gmail.com", &json!({}));
         assert!(matches!(show(&world, &token), Err(GoogleError::NotValid)));
         assert!(!world.calls().contains(&"google_key"));
     }
