@@ -124,7 +124,7 @@ pub async fn google<P: Ports>(ports: &P, caller: &Caller, request: Google) -> Re
         return refuse(ports, caller, None, "replayed").await;
     }
     let done = enter(ports, caller, &account, role).await;
-    if matches!(done, Err(GoogleError::Unavailable(_))) {
+    if done.is_err() {
         // Nobody was signed in; should this fail too, Google gives another token.
         let _ = ports.ephemeral().remove(&spent).await;
     }
@@ -193,12 +193,13 @@ async fn enter<P: Ports>(
     role: Role,
 ) -> Result<Entered, GoogleError> {
     let index = account.index(ports.keys());
-    // Whoever loses a race against a sign-in beside this one finds what that one wrote on the second turn.
+    // Whoever loses a race against a sign-in beside this one finds what that one wrote on the next turn.
     let mut lost = "conflict";
-    for _ in 0..2 {
+    for is_last in [false, false, true] {
         let found = match find(ports, account, &index).await? {
             Ok(found) => found,
-            Err(user) => return refuse(ports, caller, Some(&user), "conflict").await,
+            Err(user) if is_last => return refuse(ports, caller, Some(&user), "conflict").await,
+            Err(_) => continue,
         };
         if let Found::Linked(user) | Found::Link(user) | Found::Claim(user) = &found {
             if let Some(wait) = locked_for(ports, caller, user).await? {
@@ -218,7 +219,7 @@ async fn enter<P: Ports>(
             Err(Undone::Unavailable(error)) => return Err(error.into()),
         }
     }
-    // Taken twice by what no look-up shows: a deleted account.
+    // Taken every time by what no look-up shows: a deleted account.
     let error = if lost == "disabled" { GoogleError::Disabled } else { GoogleError::Conflict };
     refused(ports, caller, None, lost, error).await
 }

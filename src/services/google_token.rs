@@ -2,6 +2,7 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{identifier::Identifier, keys::Keys, model::User, policy::GooglePolicy};
 
@@ -54,9 +55,10 @@ struct Claims {
     email: String,
     email_verified: bool,
     hd: Option<String>,
-    given_name: Option<String>,
-    family_name: Option<String>,
-    picture: Option<String>,
+    // Nobody is kept out for an odd name.
+    given_name: Option<Value>,
+    family_name: Option<Value>,
+    picture: Option<Value>,
     nonce: Option<String>,
 }
 
@@ -98,9 +100,9 @@ pub fn open(token: &str, key: &DecodingKey, policy: &GooglePolicy, now: i64) -> 
         is_authoritative: is_authoritative(&email, claims.hd.as_deref()),
         subject: claims.sub,
         email,
-        first_name: name(claims.given_name),
-        last_name: name(claims.family_name),
-        picture: picture(claims.picture),
+        first_name: name(claims.given_name.as_ref()),
+        last_name: name(claims.family_name.as_ref()),
+        picture: picture(claims.picture.as_ref()),
         nonce: claims.nonce,
         expires: claims.exp,
     })
@@ -118,18 +120,24 @@ const MOST_NAME: usize = 150;
 /// Longest address of a picture that a profile takes, in characters.
 const MOST_PICTURE: usize = 500;
 
-fn name(claim: Option<String>) -> String {
-    let clean = |name: String| name.chars().filter(|letter| !letter.is_control()).take(MOST_NAME).collect::<String>();
-    claim.map(clean).unwrap_or_default().trim().to_owned()
+fn name(claim: Option<&Value>) -> String {
+    let clean: String = claim.and_then(Value::as_str).unwrap_or_default().chars().filter(is_shown).collect();
+    clean.trim().chars().take(MOST_NAME).collect::<String>().trim_end().to_owned()
+}
+
+// Neither control characters nor those that turn the direction of writing.
+fn is_shown(letter: &char) -> bool {
+    !letter.is_control()
+        && !matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 // As a profile takes it, or none.
-fn picture(claim: Option<String>) -> String {
-    let is_web = |text: &String| {
+fn picture(claim: Option<&Value>) -> String {
+    let is_web = |text: &&str| {
         let parsed = url::Url::parse(text).ok();
         text.len() <= MOST_PICTURE && parsed.is_some_and(|url| url.scheme() == "https" && url.has_host())
     };
-    claim.filter(is_web).unwrap_or_default()
+    claim.and_then(Value::as_str).filter(is_web).unwrap_or_default().to_owned()
 }
 
 impl GoogleAccount {
@@ -156,6 +164,8 @@ pub fn signed_part(token: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -171,9 +181,10 @@ mod tests {
     #[test]
     fn names_and_pictures_come_as_a_profile_takes_them() {
         assert_eq!(name(None), "");
-        assert_eq!(name(Some(" Ada\r\n\u{0}".into())), "Ada");
-        assert_eq!(name(Some("x".repeat(400))).len(), MOST_NAME);
-        let kept = |text: &str| picture(Some(text.to_owned()));
+        assert_eq!(name(Some(&json!(" Ada\r\n\u{0}\u{202e}"))), "Ada");
+        assert_eq!(name(Some(&json!("x".repeat(400)))).len(), MOST_NAME);
+        assert_eq!((name(Some(&json!(7))), picture(Some(&json!(["x"])))), (String::new(), String::new()));
+        let kept = |text: &str| picture(Some(&json!(text)));
         assert_eq!(kept("https://lh3.googleusercontent.com/a/x"), "https://lh3.googleusercontent.com/a/x");
         for text in
             ["javascript:alert(1)", "http://a.example", "x", "", &format!("https://a.example/{}", "x".repeat(500))]

@@ -6,6 +6,7 @@ mod support;
 
 mod actors;
 mod codes;
+mod google;
 mod imported;
 mod input;
 mod lifecycle;

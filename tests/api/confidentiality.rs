@@ -1,7 +1,7 @@
 //! What somebody finds who has the log, the database and the store.
 
 use crate::password_reset;
-use crate::support::{Engine, Gateway, Request, Side, for_each_backend, unique};
+use crate::support::{Engine, Gateway, IdToken, Request, Side, for_each_backend, unique};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -52,6 +52,8 @@ fn live(gateway: &Gateway, engine: Engine, secrets: &mut Secrets, codes: &mut Ve
     let child = side.refresh(&login.text("data.refresh"));
     side.post("auth/login/", &json!({ "email_or_phone": email, "password": "wrong-lantern-49" }));
     side.post("auth/register/", &json!({ "email": email, "password": "other-lantern-50-pebble" }));
+    let id_token = IdToken::of(&format!("google.{email}"));
+    assert_eq!(side.send(&id_token.request()).status, 201);
     side.me(&access);
     side.post("auth/token/verify/", &json!({ "token": access }));
     side.post_as(&access, "auth/logout/", &json!({ "refresh": refresh }));
@@ -71,6 +73,8 @@ fn live(gateway: &Gateway, engine: Engine, secrets: &mut Secrets, codes: &mut Ve
         ("a challenge", challenge.as_str()),
         ("an access token", access.as_str()),
         ("a refresh token", refresh.as_str()),
+        ("an ID token", id_token.sign().as_str()),
+        ("the claims of an ID token", id_token.unsigned().rsplit('.').next().unwrap_or_default()),
     ] {
         add(secrets, what, secret);
     }

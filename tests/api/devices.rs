@@ -9,7 +9,7 @@ use std::time::Duration;
 const LOGIN: &str = "/api/{v}/auth/login/";
 
 /// The cookie that an answer sets for the device, as a browser sends it back.
-fn device_of(answer: &Answer) -> String {
+pub(crate) fn device_of(answer: &Answer) -> String {
     let cookie = answer.all("set-cookie").find(|cookie| cookie.contains("bifrons_device="));
     let cookie = cookie.unwrap_or_else(|| panic!("no device: {:?}", answer.headers));
     cookie.split(';').next().unwrap_or_default().to_owned()

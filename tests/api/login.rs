@@ -4,7 +4,7 @@ use crate::support::{PASSWORD, claims_of, for_each_world};
 use crate::{BRISK, ORDINARY, assert_alike};
 use serde_json::{Map, Value, json};
 
-fn keys(value: &Value) -> Vec<String> {
+pub(crate) fn keys(value: &Value) -> Vec<String> {
     value.as_object().into_iter().flat_map(Map::keys).cloned().collect()
 }
 

@@ -7,7 +7,7 @@ use crate::{ORDINARY, PROMPT, rows};
 use serde_json::{Value, json};
 
 /// Action, outcome and reason of each, the newest first.
-fn history(side: &mut Side<'_>, access: &str) -> Vec<String> {
+pub(crate) fn history(side: &mut Side<'_>, access: &str) -> Vec<String> {
     let answer = side.get("auth/login-events/", access);
     let line = |item: &Value| format!("{} {} {}", text(item, "action"), text(item, "outcome"), text(item, "reason"));
     results(&answer).iter().map(|item| line(item).trim().to_owned()).collect()

@@ -12,6 +12,7 @@ mod configuration;
 mod cors;
 mod devices;
 mod envelope;
+mod google;
 mod harness;
 mod idempotency;
 mod imported;

@@ -1,5 +1,6 @@
 //! The built binary as a running gateway, with both engines on free ports and data of its own.
 
+use super::google::{CLIENT_ID, Google};
 use super::http::{Client, Request};
 use super::letters::{self, Mail, Sms};
 use super::postgres::Postgres;
@@ -356,9 +357,12 @@ fn run_with(environment: &[(String, String)], directory: &Path, arguments: &[&st
     }
 }
 
-/// Cheap hashes and no limits, so that a test meets a limit only when it asks for one.
+/// Cheap hashes, no limits, so that a test meets a limit only when it asks for one, and a Google of the tests' own.
 fn weak_and_unlimited() -> Vec<(String, String)> {
+    let google = Google::shared().jwks_url();
     [
+        ("BIFRONS_GOOGLE__CLIENT_IDS", CLIENT_ID),
+        ("BIFRONS_GOOGLE__JWKS_URL", google.as_str()),
         ("BIFRONS_STUFFING__RATE", "off"),
         ("BIFRONS_LIMITS__BURST", "off"),
         ("BIFRONS_LIMITS__SUSTAINED", "off"),

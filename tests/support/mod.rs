@@ -5,6 +5,7 @@
 mod answers;
 mod document;
 mod gateway;
+mod google;
 mod http;
 mod letters;
 mod postgres;
@@ -16,6 +17,7 @@ mod worlds;
 pub use answers::{Exchange, first_difference};
 pub use document::{document, judge};
 pub use gateway::{Backend, Gateway, Options, Outcome, Refusal, run_alone};
+pub use google::{CLIENT_ID, Google, GoogleKey, IdToken, Keys, google, now};
 pub use http::{Answer, Client, Request};
 pub use letters::{Mail, Sms};
 pub use postgres::Postgres;
