@@ -17,6 +17,7 @@ use crate::{
         model::{Caller, OutboxState},
         passwords::Password,
         ports::{Outbox as _, Ports as _},
+        reset_mfa,
         run::run,
         unlock,
     },
@@ -98,6 +99,14 @@ pub fn create_user(settings: &Settings, user: NewUser) -> Result<String, Failure
 /// One sentence for the operator.
 pub fn unlock(settings: &Settings, identifier: &str) -> Result<bool, Failure> {
     Ok(run(unlock::unlock(&ports(settings)?, &operator(), identifier))?)
+}
+
+/// Removes the second factor of the user of an address or number; whether there was one.
+///
+/// # Errors
+/// One sentence for the operator.
+pub fn reset_mfa(settings: &Settings, identifier: &str) -> Result<bool, Failure> {
+    Ok(run(reset_mfa::reset_mfa(&ports(settings)?, &operator(), identifier))?)
 }
 
 /// Lists letters, newest first.

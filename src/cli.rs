@@ -62,6 +62,14 @@ Examples:
 
 Failed sign-ins lock an identifier for lockout.duration; this ends it at once.";
 
+const RESET_MFA_HELP: &str = "\
+Examples:
+  bifrons user reset-mfa ada@example.com
+  bifrons user reset-mfa +2348031234567
+
+For somebody who has lost the authenticator and the recovery codes. Make sure who asks:
+from then on the password is enough. All sessions of the user end, and they get a letter.";
+
 const KEYS_HELP: &str = "\
 Examples:
   (umask 077; bifrons keys generate > master.key)
@@ -143,9 +151,18 @@ enum UserCommand {
     /// Create a verified user of any role.
     #[command(after_help = USER_HELP)]
     Create(CreateArgs),
-    /// Lift the lock-out of an address or number, on every device.
+    /// Lift the lock-out of an address or number, on every device, and of the second factor.
     #[command(after_help = UNLOCK_HELP)]
     Unlock {
+        /// E-mail address or phone number
+        #[arg(value_name = "EMAIL_OR_PHONE")]
+        identifier: String,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
+    /// Remove the second factor of a user who has lost it.
+    #[command(after_help = RESET_MFA_HELP)]
+    ResetMfa {
         /// E-mail address or phone number
         #[arg(value_name = "EMAIL_OR_PHONE")]
         identifier: String,
@@ -303,6 +320,10 @@ fn run(command: Command) -> Outcome {
         Command::User(UserCommand::Unlock { identifier, sources }) => {
             let was_locked = admin::unlock(&load(sources)?, &identifier)?;
             print(if was_locked { "unlocked\n" } else { "it was not locked\n" })
+        }
+        Command::User(UserCommand::ResetMfa { identifier, sources }) => {
+            let was_on = admin::reset_mfa(&load(sources)?, &identifier)?;
+            print(if was_on { "the second factor was removed\n" } else { "there was no second factor\n" })
         }
         Command::Keys(KeysCommand::Generate { kind, algorithm }) => generate_key(kind, algorithm),
         Command::OpenApi { version, sources } => show_document(version, sources),

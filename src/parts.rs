@@ -9,8 +9,8 @@ use crate::{
         limits,
         passwords::HashParams,
         policy::{
-            Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, OtpPolicy, OutboxPolicy,
-            PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
+            Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, MfaPolicy, OtpPolicy,
+            OutboxPolicy, PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
         },
     },
     settings::{
@@ -79,6 +79,11 @@ pub fn policy(settings: &Settings) -> Policy {
                 GoogleLinking::Verified => Linking::Verified,
             },
             require_nonce: settings.google.require_nonce,
+        },
+        mfa: MfaPolicy {
+            ttl: settings.mfa.ttl,
+            // A colon ends the issuer's name in what an authenticator reads.
+            issuer: settings.mfa.issuer.clone().unwrap_or_else(|| settings.tokens.issuer.replace(':', " ")),
         },
         device_ttl: settings.devices.ttl,
         reveal_existing: settings.registration.reveal_existing,

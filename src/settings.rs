@@ -143,6 +143,8 @@ pub struct Settings {
     pub lockout: Lockout,
     /// Slowing of addresses that try many accounts.
     pub stuffing: Stuffing,
+    /// Second factors.
+    pub mfa: Mfa,
     /// Devices that have signed in.
     pub devices: Devices,
     /// Life and number of sessions.
@@ -487,6 +489,18 @@ pub struct Otp {
     /// How long a reset link is valid.
     #[serde(deserialize_with = "span::duration")]
     pub link_ttl: Duration,
+}
+
+/// Second factors.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mfa {
+    /// How long a sign-in waits for its second factor.
+    #[serde(deserialize_with = "span::duration")]
+    pub ttl: Duration,
+    /// What an authenticator calls the service; `None` is `tokens.issuer`.
+    #[serde(deserialize_with = "optional")]
+    pub issuer: Option<String>,
 }
 
 /// Password hashing and rules.

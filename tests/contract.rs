@@ -14,9 +14,10 @@ use bifrons::services::model::{
     Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Sessions as _, Users as _,
+    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, SecondFactors as _, Sessions as _, Users as _,
 };
 use bifrons::services::run::run;
+use bifrons::services::totp::{TotpFactor, TotpSecret};
 use bifrons::settings::{DatabaseUrl, Settings, StoreUrl};
 use bifrons::store::migrations;
 use bifrons::sync_engine::{self, BlockingPorts};
@@ -303,6 +304,8 @@ everywhere! { DATABASES:
     only_an_unverified_user_can_be_contested
     a_profile_changes_only_where_it_is_told_to
     a_login_is_noted_and_may_renew_the_hash
+    a_second_factor_is_marked_where_nothing_has_changed
+    an_authenticator_and_recovery_codes_are_sealed_and_spent_once
     a_password_is_set_where_it_is_the_one_that_was_seen
     of_many_new_passwords_at_once_exactly_one_is_set
     an_account_elsewhere_belongs_to_one_user_and_a_user_has_one_of_each_provider
@@ -378,6 +381,7 @@ fn user(ports: &impl Ports) -> User {
         updated_at: later(now, -3600),
         last_login_at: Some(later(now, -60)),
         password_changed_at: Some(later(now, -1800)),
+        second_factor_at: Some(later(now, -900)),
         deleted_at: None,
     }
 }
@@ -550,7 +554,7 @@ mod stories {
             unverified(ports),
             User { email: None, is_active: false, is_contested: true, role: Role::Admin, ..user(ports) },
             User { phone: None, auth_provider: AuthProvider::Google, role: Role::Staff, ..user(ports) },
-            User { password_changed_at: None, password_hash: None, ..user(ports) },
+            User { password_changed_at: None, password_hash: None, second_factor_at: None, ..user(ports) },
         ] {
             let written = inserted(ports, written).await;
             assert_same(&found(ports, written.id).await.expect("by id"), &written);
@@ -787,11 +791,99 @@ mod stories {
             assert!(store.record_login(&expected, new_hash, at).await.expect("an answer"));
             let stale = User { password_hash: Some("$changed meanwhile".to_owned()), ..expected.clone() };
             assert!(!store.record_login(&stale, Some("$lost"), at).await.expect("an answer"));
+            for second_factor_at in [None, Some(later(at, 5))] {
+                let stale = User { second_factor_at, ..expected.clone() };
+                assert!(!store.record_login(&stale, Some("$lost"), at).await.expect("an answer"));
+            }
             drop(store);
             expected.last_login_at = Some(at);
             expected.password_hash = new_hash.map(str::to_owned).or(expected.password_hash);
             assert_same(&found(ports, expected.id).await.expect("the user"), &expected);
         }
+    }
+
+    pub(super) async fn a_second_factor_is_marked_where_nothing_has_changed<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let bystander = inserted(ports, user(ports)).await;
+        let mut expected =
+            inserted(ports, User { second_factor_at: None, password_changed_at: None, ..user(ports) }).await;
+        for since in [Some(ports.now()), Some(later(ports.now(), 1)), None, Some(later(ports.now(), 2))] {
+            let at = later(expected.updated_at, 10);
+            let mut store = ports.store().await.expect("a connection");
+            let other = expected.second_factor_at.map_or(Some(later(at, 7)), |_| None);
+            for stale in [
+                User { second_factor_at: other, ..expected.clone() },
+                User { password_changed_at: Some(at), ..expected.clone() },
+            ] {
+                assert!(!store.mark_second_factor(&stale, since, at).await.expect("an answer"));
+            }
+            assert!(store.mark_second_factor(&expected, since, at).await.expect("an answer"));
+            drop(store);
+            (expected.second_factor_at, expected.updated_at) = (since, at);
+            assert_same(&found(&world.twin(), expected.id).await.expect("the user"), &expected);
+        }
+        assert_same(&found(ports, bystander.id).await.expect("the other"), &bystander);
+        let now = ports.now();
+        let mut store = ports.store().await.expect("a connection");
+        for gone in [User { is_active: false, ..user(ports) }, User { deleted_at: Some(now), ..user(ports) }] {
+            assert_eq!(store.insert_user(&gone).await.expect("an answer"), Inserted::Yes);
+            assert!(!store.mark_second_factor(&gone, None, now).await.expect("an answer"));
+        }
+    }
+
+    pub(super) async fn an_authenticator_and_recovery_codes_are_sealed_and_spent_once<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (ada, grace) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let factor = TotpFactor { last_step: 7, ..TotpFactor::new(TotpSecret::new(random_bytes())) };
+        let digests = [random_bytes::<32>(), random_bytes::<32>()];
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.totp(ada.id).await.expect("an answer").is_none());
+        for owner in [&ada, &grace] {
+            store.insert_totp(owner.id, &factor, ports.now()).await.expect("an answer");
+            store.replace_recovery_codes(owner.id, &digests).await.expect("an answer");
+        }
+        assert!(store.insert_totp(ada.id, &factor, ports.now()).await.is_err(), "one at most");
+        drop(store);
+        let read = async || {
+            let mut store = world.twin().store().await.expect("a connection");
+            let factor = store.totp(ada.id).await.expect("an answer").expect("an authenticator");
+            (factor.secret.to_base32(), factor.last_step, store.recovery_codes(ada.id).await.expect("an answer").len())
+        };
+        assert_eq!(read().await, (factor.secret.to_base32(), 7, 2));
+        let is_sealed = format!(
+            "SELECT CAST(count(*) AS TEXT) AS value FROM totp_factors WHERE CAST(secret AS TEXT) LIKE '%{}%'",
+            factor.secret.to_base32()
+        );
+        let is_sealed_in_postgres = is_sealed.replace("CAST(secret AS TEXT)", "encode(secret, 'escape')");
+        assert_eq!(world.value(&is_sealed, &is_sealed_in_postgres), "0");
+
+        let twin = world.twin();
+        let advanced = ports
+            .together(20, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                ports.transaction(async |store| store.advance_totp(ada.id, 8).await).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(advanced.iter().filter(|is_first| **is_first).count(), 1);
+        let spent = ports
+            .together(20, async |ports, nth| {
+                let (ports, now) = (if nth % 2 == 0 { ports } else { twin.clone() }, twin.now());
+                let spend = async |store: &mut P::Store| store.spend_recovery_code(ada.id, &digests[0], now).await;
+                ports.transaction(spend).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(spent.iter().filter(|is_first| **is_first).count(), 1);
+        assert_eq!(read().await, (factor.secret.to_base32(), 8, 1));
+        let mut store = ports.store().await.expect("a connection");
+        assert!(!store.advance_totp(ada.id, 7).await.expect("an answer"), "an earlier step");
+        assert!(!store.spend_recovery_code(ada.id, &random_bytes::<32>(), ports.now()).await.expect("an answer"));
+        assert_eq!(store.recovery_codes(ada.id).await.expect("an answer"), [digests[1].to_vec()]);
+        store.replace_recovery_codes(ada.id, &[]).await.expect("an answer");
+        store.remove_totp(ada.id).await.expect("an answer");
+        assert!(store.totp(ada.id).await.expect("an answer").is_none());
+        assert!(store.recovery_codes(ada.id).await.expect("an answer").is_empty());
+        assert_eq!(store.recovery_codes(grace.id).await.expect("an answer").len(), 2, "another's stay");
+        assert_eq!(store.totp(grace.id).await.expect("an answer").expect("hers").last_step, 7);
     }
 
     pub(super) async fn a_password_is_set_where_it_is_the_one_that_was_seen<P: Adapter>(world: &World<P>) {

@@ -8,11 +8,13 @@ use serde_json::{Map, Value, json};
 use super::{
     Call, Edge,
     routes::{self, Version},
-    views::{ListView, LoginData, LoginEventView, ProfileView, SessionView},
+    views::{ListView, LoginData, LoginEventView, MfaStep, ProfileView, SessionView},
 };
 use crate::services::{
+    change_mfa::MfaState,
+    enrol_totp::Enrolment,
     fields::FieldErrors,
-    google::Entered,
+    google::ByGoogle,
     idempotency::Kept,
     limits::Standing,
     model::{LoginEvent, Session, SessionId, User},
@@ -20,6 +22,7 @@ use crate::services::{
     problem::Problem,
     ready::Readiness,
     register::Registered,
+    second_factor::Entered,
     session::SignedIn,
     tokens::Pair,
 };
@@ -109,11 +112,48 @@ impl Success {
     }
 
     /// Somebody signed in with Google.
-    pub fn entered(edge: &Edge, entered: &Entered) -> Self {
-        match entered.is_new {
-            true => Self { status: 201, ..Self::signed_in(edge, "Account created successfully.", &entered.signed_in) },
-            false => Self::signed_in(edge, "Login successful.", &entered.signed_in),
+    pub fn entered_by_google(edge: &Edge, by_google: &ByGoogle) -> Self {
+        match by_google.is_new {
+            true => Self { status: 201, ..Self::entered(edge, "Account created successfully.", &by_google.entered) },
+            false => Self::entered(edge, "Login successful.", &by_google.entered),
         }
+    }
+
+    /// Somebody signed in, or has to show their second factor first: then no cookie is set.
+    pub fn entered(edge: &Edge, message: &'static str, entered: &Entered) -> Self {
+        match entered {
+            Entered::SignedIn(signed_in) => Self::signed_in(edge, message, signed_in),
+            Entered::SecondFactor(challenge) => {
+                Self::new(200, "Enter the code of your second factor.", MfaStep::new(challenge))
+            }
+        }
+    }
+
+    /// The signed-in user's second factor.
+    pub fn mfa_state(state: &MfaState) -> Self {
+        Self::new(200, "Your second factor.", state)
+    }
+
+    /// A secret waits for its first code.
+    pub fn totp_begun(enrolment: &Enrolment) -> Self {
+        Self::new(200, "Add the secret to your authenticator and enter the code that it shows.", enrolment)
+    }
+
+    /// The second factor is on.
+    pub fn mfa_enabled(codes: &[String]) -> Self {
+        let message = "Your second factor is on. Keep the recovery codes: they are shown only once.";
+        Self::new(200, message, json!({ "recovery_codes": codes }))
+    }
+
+    /// There are new recovery codes.
+    pub fn recovery_codes(codes: &[String]) -> Self {
+        let message = "Your new recovery codes. Keep them: they are shown only once.";
+        Self::new(200, message, json!({ "recovery_codes": codes }))
+    }
+
+    /// The second factor is off.
+    pub fn mfa_disabled() -> Self {
+        Self::new(200, "Your second factor is off. All other sessions were ended.", ())
     }
 
     /// A code was sent, or it looks so.

@@ -49,6 +49,18 @@ pub enum Operation {
     Login,
     /// Sign-in with a Google account.
     Google,
+    /// The second step of a sign-in.
+    VerifyMfa,
+    /// The signed-in user's second factor.
+    Mfa,
+    /// A secret for an authenticator.
+    BeginTotp,
+    /// The first code of an authenticator.
+    ConfirmTotp,
+    /// New recovery codes.
+    ReplaceRecoveryCodes,
+    /// The end of a second factor.
+    DisableMfa,
     /// The next pair of tokens.
     RefreshToken,
     /// Whether a token is good.
@@ -100,6 +112,12 @@ impl Operation {
             Self::ResendOtp => "resend_otp",
             Self::Login => "login",
             Self::Google => "google",
+            Self::VerifyMfa => "mfa_verify",
+            Self::Mfa => "mfa",
+            Self::BeginTotp => "totp_begin",
+            Self::ConfirmTotp => "totp_confirm",
+            Self::ReplaceRecoveryCodes => "recovery_codes_replace",
+            Self::DisableMfa => "mfa_disable",
             Self::RefreshToken => "token_refresh",
             Self::VerifyToken => "token_verify",
             Self::Logout => "logout",
@@ -128,7 +146,10 @@ impl Operation {
             Self::RequestReset | Self::ConfirmReset | Self::ConfirmResetByLink | Self::ConfirmResetByPhone => {
                 Class::Credential
             }
+            Self::VerifyMfa => Class::Credential,
             Self::RefreshToken | Self::Logout | Self::ChangePassword => Class::Sustained,
+            Self::BeginTotp | Self::ConfirmTotp | Self::ReplaceRecoveryCodes | Self::DisableMfa => Class::Sustained,
+            Self::Mfa => Class::General,
             Self::VerifyToken => Class::TokenVerify,
             Self::Me | Self::UpdateMe | Self::LoginEvents => Class::General,
             Self::Sessions | Self::RevokeSession | Self::RevokeOtherSessions => Class::General,
@@ -145,6 +166,11 @@ impl Operation {
                 | Self::Me
                 | Self::UpdateMe
                 | Self::ChangePassword
+                | Self::Mfa
+                | Self::BeginTotp
+                | Self::ConfirmTotp
+                | Self::ReplaceRecoveryCodes
+                | Self::DisableMfa
                 | Self::Sessions
                 | Self::RevokeSession
                 | Self::RevokeOtherSessions
@@ -193,6 +219,12 @@ pub const ROUTES: &[Route] = &[
     route("POST", Scope::Versioned, "/auth/resend-otp", Operation::ResendOtp),
     route("POST", Scope::Versioned, "/auth/login", Operation::Login),
     route("POST", Scope::Versioned, "/auth/google", Operation::Google),
+    route("POST", Scope::Versioned, "/auth/mfa/verify", Operation::VerifyMfa),
+    route("GET", Scope::Versioned, "/auth/mfa", Operation::Mfa),
+    route("POST", Scope::Versioned, "/auth/mfa/totp", Operation::BeginTotp),
+    route("POST", Scope::Versioned, "/auth/mfa/totp/confirm", Operation::ConfirmTotp),
+    route("POST", Scope::Versioned, "/auth/mfa/recovery-codes", Operation::ReplaceRecoveryCodes),
+    route("POST", Scope::Versioned, "/auth/mfa/disable", Operation::DisableMfa),
     route("POST", Scope::Versioned, "/auth/token/refresh", Operation::RefreshToken),
     route("POST", Scope::Versioned, "/auth/token/verify", Operation::VerifyToken),
     route("POST", Scope::Versioned, "/auth/logout", Operation::Logout),

@@ -4,8 +4,9 @@ use serde::Serialize;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::services::{
-    model::{LoginEvent, Role, Session, SessionId, User},
+    model::{LoginEvent, MfaMethod, Role, Session, SessionId, User},
     pages::Shown,
+    second_factor::Challenge,
     session::SignedIn,
     verify_otp::identifier_of,
 };
@@ -38,6 +39,27 @@ impl<'a> LoginData<'a> {
             identifying_info: identifier_of(user).map(|it| it.as_str().to_owned()).unwrap_or_default(),
             is_verified: user.is_verified,
             user: UserView::new(user),
+        }
+    }
+}
+
+/// `data` of a sign-in that waits for its second factor.
+#[derive(Serialize)]
+pub struct MfaStep<'a> {
+    mfa_required: bool,
+    mfa_token: &'a str,
+    methods: [MfaMethod; 2],
+    expires_in: u64,
+}
+
+impl<'a> MfaStep<'a> {
+    /// Of what it is gone on with.
+    pub fn new(challenge: &'a Challenge) -> Self {
+        Self {
+            mfa_required: true,
+            mfa_token: &challenge.token,
+            methods: [MfaMethod::Totp, MfaMethod::RecoveryCode],
+            expires_in: challenge.expires_in.as_secs(),
         }
     }
 }

@@ -4,8 +4,10 @@ use crate::{
     api::{Call, Edge, Handled, Operation, Success, docs, jwks},
     services::{
         authenticate::{Bearer, authenticate},
+        change_mfa::{disable_mfa, mfa_state, replace_recovery_codes},
         change_password::change_password,
         confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone, confirm_reset},
+        enrol_totp::{begin_totp, confirm_totp},
         google::google,
         idempotency::{self, Asked, Begun},
         limits::admit,
@@ -22,6 +24,7 @@ use crate::{
         request_reset::request_reset,
         resend_otp::resend_otp,
         sessions::{revoke, revoke_others, sessions},
+        verify_mfa::verify_mfa,
         verify_otp::verify_otp,
         verify_token::verify_token,
     },
@@ -108,18 +111,22 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
     match operation {
         Operation::Register => Ok(Success::registered(&register(ports, &call.caller, call.read()?).await?)),
         Operation::VerifyOtp => {
-            let signed_in = verify_otp(ports, &call.caller, call.read()?).await?;
-            Ok(Success::signed_in(edge, "Your account is verified.", &signed_in))
+            let entered = verify_otp(ports, &call.caller, call.read()?).await?;
+            Ok(Success::entered(edge, "Your account is verified.", &entered))
         }
         Operation::ResendOtp => {
             resend_otp(ports, &call.caller, call.read()?).await?;
             Ok(Success::code_sent())
         }
         Operation::Login => {
-            let signed_in = login(ports, &call.caller, call.read()?).await?;
+            let entered = login(ports, &call.caller, call.read()?).await?;
+            Ok(Success::entered(edge, "Login successful.", &entered))
+        }
+        Operation::VerifyMfa => {
+            let signed_in = verify_mfa(ports, &call.caller, call.read()?).await?;
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
-        Operation::Google => Ok(Success::entered(edge, &google(ports, &call.caller, call.read()?).await?)),
+        Operation::Google => Ok(Success::entered_by_google(edge, &google(ports, &call.caller, call.read()?).await?)),
         Operation::VerifyToken => {
             verify_token(ports, call.read()?).await?;
             Ok(Success::token_valid())
@@ -175,6 +182,23 @@ async fn guarded(
         Operation::ChangePassword => {
             let device = change_password(ports, &call.caller, bearer, call.read()?).await?;
             Ok(Success::password_changed(edge, &device))
+        }
+        Operation::Mfa => Ok(Success::mfa_state(&mfa_state(ports, bearer).await?)),
+        Operation::BeginTotp => {
+            let enrolment = begin_totp(ports, &call.caller, bearer, call.read()?).await?;
+            Ok(Success::totp_begun(&enrolment))
+        }
+        Operation::ConfirmTotp => {
+            let codes = confirm_totp(ports, &call.caller, bearer, call.read()?).await?;
+            Ok(Success::mfa_enabled(&codes))
+        }
+        Operation::ReplaceRecoveryCodes => {
+            let codes = replace_recovery_codes(ports, &call.caller, bearer, call.read()?).await?;
+            Ok(Success::recovery_codes(&codes))
+        }
+        Operation::DisableMfa => {
+            disable_mfa(ports, &call.caller, bearer, call.read()?).await?;
+            Ok(Success::mfa_disabled())
         }
         Operation::Sessions => {
             let page = call.read_query::<PageQuery>()?.page()?;

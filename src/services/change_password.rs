@@ -6,20 +6,19 @@ use garde::Validate;
 use serde::Deserialize;
 
 use super::{
-    audit,
     authenticate::Bearer,
     confirm_reset::personal,
     devices,
     error::{Overloaded, Unavailable},
     fields::{FieldErrors, bounded_password, field_error, nullable, present, required_password},
     judge_password::{JudgeError, judge_password},
-    lockout::{self, Subject},
     model::Caller,
     new_password::{self, NewPasswordError, Occasion},
-    passwords::{Password, Verified},
-    ports::{Audit as _, Ports},
+    passwords::Password,
+    ports::Ports,
     problem::Problem,
     registration,
+    step_up::{self, StepUpError},
 };
 
 /// `POST /password/change/`
@@ -57,6 +56,19 @@ pub enum ChangePasswordError {
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+impl From<StepUpError> for ChangePasswordError {
+    fn from(error: StepUpError) -> Self {
+        match error {
+            StepUpError::Invalid(errors) => Self::Invalid(errors),
+            // Only a password was asked for.
+            StepUpError::WrongPassword | StepUpError::WrongCode | StepUpError::Required => Self::WrongPassword,
+            StepUpError::Locked(wait) => Self::Locked(wait),
+            StepUpError::Overloaded(error) => Self::Overloaded(error),
+            StepUpError::Unavailable(error) => Self::Unavailable(error),
+        }
+    }
 }
 
 impl From<JudgeError> for ChangePasswordError {
@@ -108,27 +120,7 @@ pub async fn change_password<P: Ports>(
         let broken = judge_password(ports, &new, &[]).await?;
         return Err(ChangePasswordError::Invalid([("new_password".to_owned(), broken)].into()));
     }
-    // A stolen access token must not be a way to guess the password (ABUSE 19), nor to keep its owner from
-    // changing it in another session.
-    let subject = Subject::signed_in(bearer.session.id);
-    let event = audit::event(ports, "password_change", caller).of_user(user.id).in_session(bearer.session.id);
-    let locked = lockout::locked_for(ports, &subject).await?;
-    if let Some(wait) = locked {
-        ports.store().await?.record(&event.refused("locked")).await?;
-        return Err(ChangePasswordError::Locked(wait));
-    }
-    let verified = ports.verify_password(present.clone(), user.password_hash.clone(), None).await?;
-    if user.password_hash.is_none() || !matches!(verified, Verified::Yes | Verified::Outdated) {
-        let too_late = lockout::count_failure(ports, &subject).await?;
-        let reason = if too_late.is_some() { "locked" } else { "invalid_current_password" };
-        ports.store().await?.record(&event.refused(reason)).await?;
-        return Err(too_late.map_or(ChangePasswordError::WrongPassword, ChangePasswordError::Locked));
-    }
-    // Guesses side by side with this one may have locked it meanwhile.
-    if let Some(wait) = lockout::locked_for(ports, &subject).await? {
-        ports.store().await?.record(&event.refused("locked")).await?;
-        return Err(ChangePasswordError::Locked(wait));
-    }
+    step_up::show_password(ports, caller, bearer, "password_change", &present).await?;
     let mut broken = judge_password(ports, &new, &personal(user)).await?;
     if new.expose() == present.expose() {
         broken.push("The new password must differ from the present one.".to_owned());
@@ -144,9 +136,7 @@ pub async fn change_password<P: Ports>(
         Err(NewPasswordError::Changed) => return Err(ChangePasswordError::WrongPassword),
         Err(NewPasswordError::Unavailable(error)) => return Err(error.into()),
     }
-    if let Err(error) = lockout::forget(ports, &subject).await {
-        tracing::warn!(error = %error, "failures not forgotten");
-    }
+    step_up::forgive(ports, bearer).await;
     Ok(devices::remember(ports, caller, user.id))
 }
 

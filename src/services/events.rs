@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{EndReason, SessionId, UserId};
+use super::{
+    letters::FactorChange,
+    model::{EndReason, SessionId, UserId},
+};
 
 /// A domain event. It names users and sessions by id; personal data stays in the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,13 @@ pub enum Event {
         /// Whose.
         user_id: UserId,
     },
+    /// The second factor was set up, changed or removed.
+    SecondFactorChanged {
+        /// Whose.
+        user_id: UserId,
+        /// How.
+        change: FactorChange,
+    },
     /// A Google account was linked with an account that was there.
     IdentityLinked {
         /// Whose.
@@ -72,6 +82,7 @@ impl Event {
             Self::SessionStarted { .. } => "SessionStarted",
             Self::SessionEnded { .. } => "SessionEnded",
             Self::PasswordChanged { .. } => "PasswordChanged",
+            Self::SecondFactorChanged { .. } => "SecondFactorChanged",
             Self::IdentityLinked { .. } => "IdentityLinked",
             Self::ProfileChanged { .. } => "ProfileChanged",
         }

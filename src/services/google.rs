@@ -32,7 +32,8 @@ use super::{
     ports::{Audit as _, Ephemeral as _, Inserted, Outbox as _, Ports, Users as _},
     problem::Problem,
     register::{public_id, stored_identifiers},
-    session::{self, OpenError, SignedIn},
+    second_factor::{Entered, enter as enter_or_ask},
+    session::{self, OpenError, Opened},
 };
 
 /// `POST /auth/google/`
@@ -91,10 +92,10 @@ impl From<GoogleError> for Problem {
     }
 }
 
-/// Somebody who has signed in with Google.
-pub struct Entered {
-    /// Who.
-    pub signed_in: SignedIn,
+/// Somebody who has shown who they are with Google.
+pub struct ByGoogle {
+    /// Signed in, or asked for their second factor.
+    pub entered: Entered,
     /// Whether the account was made, or made theirs, by that.
     pub is_new: bool,
 }
@@ -103,7 +104,7 @@ pub struct Entered {
 ///
 /// # Errors
 /// [`GoogleError`].
-pub async fn google<P: Ports>(ports: &P, caller: &Caller, request: Google) -> Result<Entered, GoogleError> {
+pub async fn google<P: Ports>(ports: &P, caller: &Caller, request: Google) -> Result<ByGoogle, GoogleError> {
     let given = |text: Option<Text>| text.map(|text| text.0).filter(|text| !text.is_empty());
     let role = match given(request.role).as_deref() {
         None | Some("client") => Role::Client,
@@ -191,7 +192,7 @@ async fn enter<P: Ports>(
     caller: &Caller,
     account: &GoogleAccount,
     role: Role,
-) -> Result<Entered, GoogleError> {
+) -> Result<ByGoogle, GoogleError> {
     let index = account.index(ports.keys());
     // Whoever loses a race against a sign-in beside this one finds what that one wrote on the next turn.
     let mut lost = "conflict";
@@ -214,7 +215,9 @@ async fn enter<P: Ports>(
         let is_new = matches!(found, Found::Claim(_) | Found::Make);
         lost = if matches!(found, Found::Make) { "disabled" } else { "conflict" };
         match write(ports, caller, account, &index, role, found).await {
-            Ok(signed_in) => return Ok(Entered { signed_in, is_new }),
+            Ok(opened) => {
+                return Ok(ByGoogle { entered: enter_or_ask(ports, opened, Some(&account.email)).await?, is_new });
+            }
             Err(Undone::Taken | Undone::Changed) => (),
             Err(Undone::Unavailable(error)) => return Err(error.into()),
         }
@@ -261,7 +264,7 @@ async fn write<P: Ports>(
     index: &[u8; 32],
     role: Role,
     found: Found,
-) -> Result<SignedIn, Undone> {
+) -> Result<Opened, Undone> {
     let now = ports.now();
     let link = async |store: &mut P::Store, user: UserId| match store
         .insert_identity(index, user, AuthProvider::Google, now)
@@ -327,7 +330,7 @@ async fn refuse<P: Ports>(
     caller: &Caller,
     user: Option<&User>,
     reason: &'static str,
-) -> Result<Entered, GoogleError> {
+) -> Result<ByGoogle, GoogleError> {
     let error = if reason == "conflict" { GoogleError::Conflict } else { GoogleError::NotValid };
     refused(ports, caller, user, reason, error).await
 }
@@ -338,7 +341,7 @@ async fn refused<P: Ports>(
     user: Option<&User>,
     reason: &'static str,
     error: GoogleError,
-) -> Result<Entered, GoogleError> {
+) -> Result<ByGoogle, GoogleError> {
     let event = audit::event(ports, "google", caller).refused(reason);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
     ports.store().await?.record(&event).await?;
@@ -397,11 +400,17 @@ mod tests {
         format!("{text}.{}", BASE64URL_NOPAD.encode(&signature))
     }
 
-    fn show(world: &World, token: &str) -> Result<Entered, GoogleError> {
-        run(google(world, &caller(), request(json!({ "id_token": token }))))
+    struct Known {
+        user: User,
+        is_new: bool,
     }
 
-    fn enter(world: &World, sub: &str, email: &str) -> Result<Entered, GoogleError> {
+    fn show(world: &World, token: &str) -> Result<Known, GoogleError> {
+        let ByGoogle { entered, is_new } = run(google(world, &caller(), request(json!({ "id_token": token }))))?;
+        Ok(Known { user: entered.signed_in().user, is_new })
+    }
+
+    fn enter(world: &World, sub: &str, email: &str) -> Result<Known, GoogleError> {
         show(world, &token(world, sub, email, &json!({})))
     }
 
@@ -409,12 +418,12 @@ mod tests {
     fn a_person_is_known_by_their_subject_whatever_their_address_is() {
         let world = world(Linking::Authoritative);
         let first = enter(&world, "1", "ada@gmail.com").unwrap();
-        assert!(first.is_new && first.signed_in.user.is_verified);
-        assert_eq!(first.signed_in.user.auth_provider, AuthProvider::Google);
+        assert!(first.is_new && first.user.is_verified);
+        assert_eq!(first.user.auth_provider, AuthProvider::Google);
         let again = enter(&world, "1", "other@gmail.com").unwrap();
         assert!(!again.is_new);
-        assert_eq!(again.signed_in.user.id, first.signed_in.user.id);
-        assert_eq!(again.signed_in.user.email.as_deref(), Some("ada@gmail.com"));
+        assert_eq!(again.user.id, first.user.id);
+        assert_eq!(again.user.email.as_deref(), Some("ada@gmail.com"));
         let other = enter(&world, "2", "ada@gmail.com");
         assert!(matches!(other, Err(GoogleError::Conflict)));
         assert_eq!((world.users().len(), world.sessions().len()), (1, 2));
@@ -449,7 +458,7 @@ mod tests {
         enter(&world, "1", ADDRESS).unwrap();
         run(new_password::set(&world, &caller(), &world.users()[0], "$argon2id$new", Occasion::Reset)).unwrap();
         let again = enter(&world, "1", ADDRESS).unwrap();
-        assert_eq!(again.signed_in.user.id, ada.id);
+        assert_eq!(again.user.id, ada.id);
         let told = world.letter_kinds().iter().filter(|kind| **kind == "google_linked").count();
         assert_eq!(told, 4, "it was linked anew");
     }

@@ -66,6 +66,27 @@ pub enum Letter {
         /// Where to ask for a new password, made from `public_url`.
         reset_url: String,
     },
+    /// The second factor was set up, changed or removed.
+    SecondFactorChanged {
+        /// How.
+        change: FactorChange,
+        /// When.
+        #[serde(with = "time::serde::rfc3339")]
+        when: OffsetDateTime,
+        /// Browser that it was done with, as parsed from its user agent.
+        browser: String,
+        /// Operating system that it was done with, as parsed from its user agent.
+        os: String,
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
+    /// A recovery code was used.
+    RecoveryCodeUsed {
+        /// How many are left.
+        left: usize,
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
     /// A Google account was linked and signs in from now on.
     GoogleLinked {
         /// When.
@@ -83,6 +104,41 @@ pub enum Letter {
     },
 }
 
+/// What became of a second factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FactorChange {
+    /// It was set up.
+    Enabled,
+    /// Its user switched it off.
+    Disabled,
+    /// It has new recovery codes.
+    CodesReplaced,
+    /// An operator removed it.
+    Reset,
+}
+
+impl FactorChange {
+    /// As audit events name it.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Enabled => "mfa_enable",
+            Self::Disabled => "mfa_disable",
+            Self::CodesReplaced => "recovery_codes_replace",
+            Self::Reset => "mfa_reset",
+        }
+    }
+
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Enabled => "Two-step sign-in was switched on for your account.",
+            Self::Disabled => "Two-step sign-in was switched off for your account.",
+            Self::CodesReplaced => "Your account has new recovery codes. The old ones no longer work.",
+            Self::Reset => "Two-step sign-in of your account was removed by an operator.",
+        }
+    }
+}
+
 // Codes and addresses must not reach a log by way of `{:?}`.
 impl fmt::Debug for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,6 +149,8 @@ impl fmt::Debug for Letter {
             Self::PasswordReset { .. } => "Letter::PasswordReset",
             Self::PasswordResetCode { .. } => "Letter::PasswordResetCode",
             Self::PasswordChanged { .. } => "Letter::PasswordChanged",
+            Self::SecondFactorChanged { .. } => "Letter::SecondFactorChanged",
+            Self::RecoveryCodeUsed { .. } => "Letter::RecoveryCodeUsed",
             Self::GoogleLinked { .. } => "Letter::GoogleLinked",
             Self::PasswordRemoved { .. } => "Letter::PasswordRemoved",
         })
@@ -248,6 +306,42 @@ struct PasswordChangedText<'a> {
 }
 
 #[derive(Template)]
+#[template(path = "second_factor_changed.html")]
+struct SecondFactorChangedHtml<'a> {
+    subject: &'a str,
+    sentence: &'a str,
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "second_factor_changed.txt")]
+struct SecondFactorChangedText<'a> {
+    sentence: &'a str,
+    when: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "recovery_code_used.html")]
+struct RecoveryCodeUsedHtml<'a> {
+    subject: &'a str,
+    left: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "recovery_code_used.txt")]
+struct RecoveryCodeUsedText<'a> {
+    left: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
 #[template(path = "google_linked.html")]
 struct GoogleLinkedHtml<'a> {
     subject: &'a str,
@@ -275,6 +369,8 @@ impl Letter {
             Self::PasswordReset { .. } => "password_reset",
             Self::PasswordResetCode { .. } => "password_reset_code",
             Self::PasswordChanged { .. } => "password_changed",
+            Self::SecondFactorChanged { .. } => "second_factor_changed",
+            Self::RecoveryCodeUsed { .. } => "recovery_code_used",
             Self::GoogleLinked { .. } => "google_linked",
             Self::PasswordRemoved { .. } => "password_removed",
         }
@@ -290,6 +386,8 @@ impl Letter {
             Self::PasswordReset { .. } => "Set a new password",
             Self::PasswordResetCode { .. } => "Your code to set a new password",
             Self::PasswordChanged { .. } => "Your password was changed",
+            Self::SecondFactorChanged { .. } => "Your two-step sign-in was changed",
+            Self::RecoveryCodeUsed { .. } => "A recovery code was used",
             Self::GoogleLinked { .. } => "Google sign-in was added to your account",
             Self::PasswordRemoved { .. } => "Choose a password for your account",
         }
@@ -348,6 +446,25 @@ impl Letter {
                     words(&PasswordChangedHtml { subject, when, browser, os, reset_url }),
                 )
             }
+            Self::SecondFactorChanged { change, when, browser, os, reset_url } => {
+                let sentence = change.sentence();
+                let when = &in_words(*when);
+                let browser = &one_line(browser);
+                let os = &one_line(os);
+                let reset_url = &link(reset_url);
+                (
+                    words(&SecondFactorChangedText { sentence, when, browser, os, reset_url }),
+                    words(&SecondFactorChangedHtml { subject, sentence, when, browser, os, reset_url }),
+                )
+            }
+            Self::RecoveryCodeUsed { left, reset_url } => {
+                let left = &left_over(*left);
+                let reset_url = &link(reset_url);
+                (
+                    words(&RecoveryCodeUsedText { left, reset_url }),
+                    words(&RecoveryCodeUsedHtml { subject, left, reset_url }),
+                )
+            }
             Self::GoogleLinked { when, browser, os } => {
                 let when = &in_words(*when);
                 let browser = &one_line(browser);
@@ -389,6 +506,13 @@ impl Letter {
             Self::PasswordChanged { reset_url, .. } => {
                 with_link("Your password was changed. If it was not you, set a new one at once.", reset_url)
             }
+            Self::SecondFactorChanged { change, reset_url, .. } => {
+                with_link(&format!("{} If it was not you, set a new password.", change.sentence()), reset_url)
+            }
+            Self::RecoveryCodeUsed { left, reset_url } => {
+                let sentence = format!("A recovery code was used. {} Not you? Set a new password.", left_over(*left));
+                with_link(&sentence, reset_url)
+            }
             Self::GoogleLinked { .. } => "A Google account can now sign in to your account. \
                  If it was not you, set a new password: that ends it."
                 .to_owned(),
@@ -408,6 +532,14 @@ fn validity(minutes: u64) -> String {
         0 => "It expires in less than a minute.".to_owned(),
         1 => "It expires in 1 minute.".to_owned(),
         many => format!("It expires in {many} minutes."),
+    }
+}
+
+fn left_over(codes: usize) -> String {
+    match codes {
+        0 => "None is left: make new ones.".to_owned(),
+        1 => "1 is left.".to_owned(),
+        many => format!("{many} are left."),
     }
 }
 
@@ -462,6 +594,16 @@ mod tests {
         Letter::VerificationCode { code: "042917".to_owned(), minutes: 5 }
     }
 
+    fn changed(change: FactorChange) -> Letter {
+        Letter::SecondFactorChanged {
+            change,
+            when: OffsetDateTime::from_unix_timestamp(1_795_215_240).unwrap(),
+            browser: "Firefox".to_owned(),
+            os: "Linux".to_owned(),
+            reset_url: "https://id.example/reset".to_owned(),
+        }
+    }
+
     fn all() -> Vec<Letter> {
         vec![
             code(),
@@ -483,6 +625,12 @@ mod tests {
                 os: "Linux".to_owned(),
                 reset_url: "https://id.example/reset".to_owned(),
             },
+            changed(FactorChange::Enabled),
+            changed(FactorChange::Disabled),
+            changed(FactorChange::CodesReplaced),
+            changed(FactorChange::Reset),
+            Letter::RecoveryCodeUsed { left: 0, reset_url: "https://id.example/reset".to_owned() },
+            Letter::RecoveryCodeUsed { left: 9, reset_url: "https://id.example/reset".to_owned() },
         ]
     }
 

@@ -18,7 +18,7 @@ use super::{
     devices::Device,
     error::Unavailable,
     identifier::Identifier,
-    model::SessionId,
+    model::{SessionId, UserId},
     ports::{Ephemeral, Ports},
 };
 
@@ -39,6 +39,11 @@ impl Subject {
     /// A session's, in which the present password is shown again.
     pub fn signed_in(session: SessionId) -> Self {
         Self { who: format!("signed_in:{session}"), device: None }
+    }
+
+    /// A user's guesses at their second factor, by whatever method and in whichever sign-in.
+    pub fn second_factor(user: UserId) -> Self {
+        Self { who: format!("second_factor:{user}"), device: None }
     }
 
     fn key(&self, what: &str) -> String {
@@ -127,6 +132,18 @@ pub async fn forget<P: Ports>(ports: &P, subject: &Subject) -> Result<(), Unavai
     ports.ephemeral().remove(&subject.key("failures")).await
 }
 
+/// Clears count and lock; `true` when it was locked.
+///
+/// # Errors
+/// The store is away.
+pub async fn clear<P: Ports>(ports: &P, subject: &Subject) -> Result<bool, Unavailable> {
+    let was_locked = locked_for(ports, subject).await?.is_some();
+    // The count first: with the lock gone and the count full, the next failure would lock again.
+    ports.ephemeral().remove(&subject.key("failures")).await?;
+    ports.ephemeral().remove(&subject.key("lock")).await?;
+    Ok(was_locked)
+}
+
 /// Lifts the lock of an identifier and of every device, and clears the counts; `true` when something
 /// was locked.
 ///
@@ -141,10 +158,7 @@ pub async fn lift<P: Ports>(ports: &P, identifier: &Identifier) -> Result<bool, 
         .map(|device| Subject { device: Some(device.to_owned()), who: everywhere.who.clone() });
     let mut was_locked = false;
     for subject in on_devices.chain([everywhere.clone()]) {
-        was_locked |= locked_for(ports, &subject).await?.is_some();
-        // The count first: with the lock gone and the count full, the next failure would lock again.
-        store.remove(&subject.key("failures")).await?;
-        store.remove(&subject.key("lock")).await?;
+        was_locked |= clear(ports, &subject).await?;
     }
     store.remove(&devices_key(&everywhere.who)).await?;
     Ok(was_locked)

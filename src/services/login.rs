@@ -20,7 +20,8 @@ use super::{
     ports::{Audit as _, Ports, Users as _},
     problem::Problem,
     registration::{REGISTRATION_TTL, waiting_hash},
-    session::{self, OpenError, SignedIn},
+    second_factor::{Entered, enter},
+    session::{self, OpenError},
     stuffing::{self, SlowedError},
 };
 
@@ -94,11 +95,11 @@ impl From<LoginError> for Problem {
     }
 }
 
-/// Verifies the password and opens a session.
+/// Verifies the password and opens a session, or asks for the second factor.
 ///
 /// # Errors
 /// [`LoginError`].
-pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Result<SignedIn, LoginError> {
+pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Result<Entered, LoginError> {
     let typed = request.email_or_phone.map(|text| text.0).unwrap_or_default();
     let identifier = Identifier::email_or_phone(&typed, &ports.policy().default_region)
         .map_err(|error| LoginError::Invalid(field_error("email_or_phone", error.to_string())))?;
@@ -122,7 +123,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
 
     let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
     let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
-    let refuse = async |reason: &'static str, error: LoginError| -> Result<SignedIn, LoginError> {
+    let refuse = async |reason: &'static str, error: LoginError| -> Result<Entered, LoginError> {
         ports.store().await?.record(&event.clone().refused(reason)).await?;
         Err(error)
     };
@@ -186,8 +187,8 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
                 ports.transaction(async |store| session::open(ports, store, user, None, "login", caller).await).await;
         }
     }
-    let signed_in = match opened {
-        Ok(signed_in) => signed_in,
+    let opened = match opened {
+        Ok(opened) => opened,
         // Disabled, deleted, or with another password since: that password is no longer right.
         Err(OpenError::Changed) => return refuse("changed", LoginError::WrongCredentials).await,
         Err(OpenError::Unavailable(error)) => return Err(error.into()),
@@ -196,7 +197,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     if let Err(error) = lockout::forget(ports, &subject).await {
         tracing::warn!(error = %error, "failures not forgotten");
     }
-    Ok(signed_in)
+    Ok(enter(ports, opened, Some(&identifier)).await?)
 }
 
 // While there are imported hashes, each refusal that must not tell what was found costs what the dearest of
@@ -229,6 +230,7 @@ mod tests {
         memory::{World, caller, request},
         model::Role,
         run::run,
+        session::SignedIn,
     };
 
     const RIGHT: &str = "violet-Kettle-93";
@@ -248,7 +250,8 @@ mod tests {
     }
 
     fn attempt(world: &World, who: &str, password: &str) -> Result<SignedIn, LoginError> {
-        run(login(world, &caller(), request(json!({ "email_or_phone": who, "password": password }))))
+        let wanted = request(json!({ "email_or_phone": who, "password": password }));
+        run(login(world, &caller(), wanted)).map(Entered::signed_in)
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::{
     ports::{Audit as _, Ports},
 };
 
-/// The audit events that are a way in, or a try at one.
-pub const WAYS_IN: [&str; 3] = ["login", "verify_otp", "google"];
+/// The audit events that are a way in, or a try at one; `totp` and `recovery_code` are second steps.
+pub const WAYS_IN: [&str; 5] = ["login", "verify_otp", "google", "totp", "recovery_code"];
 
 /// The bearer's sign-ins, newest first.
 ///

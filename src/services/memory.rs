@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     authenticate::{Bearer, authenticate},
     create_user::{CreateUser, Credential, create_user},
+    enrol_totp::{begin_totp, confirm_totp},
     error::{Overloaded, Unavailable},
     fields::read_fields,
     identifier::Identifier,
@@ -29,13 +30,14 @@ use super::{
     },
     passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
     policy::{
-        Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, OtpPolicy, OutboxPolicy,
+        Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, MfaPolicy, OtpPolicy, OutboxPolicy,
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
-    ports::{Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Sessions, Users},
+    ports::{Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, SecondFactors, Sessions, Users},
     run::run,
     session::{self, SignedIn},
     tokens::Pair,
+    totp::{TotpFactor, TotpSecret},
 };
 
 const CHEAP: HashParams = HashParams { memory_kib: 8, iterations: 1, parallelism: 1 };
@@ -83,6 +85,7 @@ pub fn policy() -> Policy {
             password_forgotten: "/password-reset".into(),
             password_reset: "/password-reset-confirm/{uidb64}/{token}".into(),
         },
+        mfa: MfaPolicy { ttl: seconds(300), issuer: "Bifrons".into() },
         device_ttl: seconds(365 * 86_400),
         reveal_existing: false,
         default_region: "NG".into(),
@@ -149,6 +152,9 @@ struct Facts {
     leases: HashMap<Uuid, Uuid>,
     imported_hashes: HashMap<String, i64>,
     identities: Vec<Identity>,
+    totp: HashMap<UserId, TotpFactor>,
+    // Whose, digest, whether it is used.
+    recovery_codes: Vec<(UserId, Vec<u8>, bool)>,
 }
 
 // Google's keys by id, when it answers.
@@ -182,6 +188,18 @@ struct Inner {
     policy: Policy,
     keys: Keys,
     limiter: LocalLimiter,
+}
+
+/// What a user with a second factor has at hand.
+pub struct Guarded {
+    /// Who, in the session that set it up.
+    pub bearer: Bearer,
+    /// That session's.
+    pub tokens: Pair,
+    /// Their authenticator's.
+    pub secret: TotpSecret,
+    /// Unused.
+    pub recovery_codes: Vec<String>,
 }
 
 /// The world; clones are the same world.
@@ -254,7 +272,20 @@ impl World {
     pub fn sign_in(&self, id: UserId) -> SignedIn {
         let user = self.users().into_iter().find(|user| user.id == id).unwrap();
         let open = async |store: &mut Self| session::open(self, store, user, None, "login", &caller()).await;
-        run(self.transaction(open)).unwrap()
+        run(self.transaction(open)).unwrap().session()
+    }
+
+    /// Sets up a second factor of somebody without one, in a new session of theirs.
+    pub fn guard(&self, id: UserId) -> Guarded {
+        let tokens = self.sign_in(id).tokens;
+        let bearer = self.bearer(&tokens);
+        let password = request(serde_json::json!({ "current_password": PASSWORD }));
+        let begun = run(begin_totp(self, &caller(), &bearer, password)).unwrap_or_else(|error| panic!("{error}"));
+        let secret = TotpSecret::from_base32(&begun.secret).unwrap();
+        let code = request(serde_json::json!({ "code": secret.code(self.now()) }));
+        let recovery_codes =
+            run(confirm_totp(self, &caller(), &bearer, code)).unwrap_or_else(|error| panic!("{error}"));
+        Guarded { bearer: self.bearer(&tokens), tokens, secret, recovery_codes }
     }
 
     /// Who bears a pair.
@@ -626,7 +657,9 @@ impl Users for World {
         self.note("record_login");
         let mut facts = self.0.facts.borrow_mut();
         let is_same = |row: &&mut User| {
-            row.id == user.id && row.is_active && row.deleted_at.is_none() && row.password_hash == user.password_hash
+            let is_living = row.is_active && row.deleted_at.is_none();
+            let is_unchanged = row.password_hash == user.password_hash && row.second_factor_at == user.second_factor_at;
+            row.id == user.id && is_living && is_unchanged
         };
         let Some(row) = facts.users.iter_mut().find(is_same) else { return Ok(false) };
         row.last_login_at = Some(at);
@@ -905,6 +938,77 @@ impl Audit for World {
             }
         });
         Ok(paged(shown.collect(), page, |event| (event.at, event.id)))
+    }
+}
+
+impl SecondFactors for World {
+    async fn mark_second_factor(
+        &mut self,
+        user: &User,
+        since: Option<OffsetDateTime>,
+        at: OffsetDateTime,
+    ) -> Result<bool, Unavailable> {
+        self.note("mark_second_factor");
+        let mut facts = self.0.facts.borrow_mut();
+        let is_same = |row: &&mut User| {
+            let is_living = row.is_active && row.deleted_at.is_none();
+            let is_unchanged =
+                row.password_changed_at == user.password_changed_at && row.second_factor_at == user.second_factor_at;
+            row.id == user.id && is_living && is_unchanged
+        };
+        let Some(row) = facts.users.iter_mut().find(is_same) else { return Ok(false) };
+        (row.second_factor_at, row.updated_at) = (since, at);
+        Ok(true)
+    }
+
+    async fn totp(&mut self, user: UserId) -> Result<Option<TotpFactor>, Unavailable> {
+        self.note("totp");
+        Ok(self.0.facts.borrow().totp.get(&user).cloned())
+    }
+
+    async fn insert_totp(&mut self, user: UserId, factor: &TotpFactor, _at: OffsetDateTime) -> Result<(), Unavailable> {
+        let before = self.0.facts.borrow_mut().totp.insert(user, factor.clone());
+        before.map_or(Ok(()), |_| Err(Unavailable::database("a user has one authenticator at most")))
+    }
+
+    async fn advance_totp(&mut self, user: UserId, step: i64) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let Some(factor) = facts.totp.get_mut(&user).filter(|factor| factor.last_step < step) else { return Ok(false) };
+        factor.last_step = step;
+        Ok(true)
+    }
+
+    async fn remove_totp(&mut self, user: UserId) -> Result<(), Unavailable> {
+        self.0.facts.borrow_mut().totp.remove(&user);
+        Ok(())
+    }
+
+    async fn recovery_codes(&mut self, user: UserId) -> Result<Vec<Vec<u8>>, Unavailable> {
+        self.note("recovery_codes");
+        let facts = self.0.facts.borrow();
+        let unused = facts.recovery_codes.iter().filter(|(owner, _, is_used)| *owner == user && !is_used);
+        Ok(unused.map(|(_, digest, _)| digest.clone()).collect())
+    }
+
+    async fn replace_recovery_codes(&mut self, user: UserId, digests: &[[u8; 32]]) -> Result<(), Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        facts.recovery_codes.retain(|(owner, ..)| *owner != user);
+        facts.recovery_codes.extend(digests.iter().map(|digest| (user, digest.to_vec(), false)));
+        Ok(())
+    }
+
+    async fn spend_recovery_code(
+        &mut self,
+        user: UserId,
+        digest: &[u8],
+        _at: OffsetDateTime,
+    ) -> Result<bool, Unavailable> {
+        let mut facts = self.0.facts.borrow_mut();
+        let unused =
+            facts.recovery_codes.iter_mut().find(|(owner, own, is_used)| *owner == user && own == digest && !*is_used);
+        let Some((.., is_used)) = unused else { return Ok(false) };
+        *is_used = true;
+        Ok(true)
     }
 }
 

@@ -150,6 +150,8 @@ pub struct User {
     pub last_login_at: Option<OffsetDateTime>,
     /// When the password was last reset or changed; reset links and known devices of before are void.
     pub password_changed_at: Option<OffsetDateTime>,
+    /// Set while the user has a second factor: when it last changed, recovery codes included.
+    pub second_factor_at: Option<OffsetDateTime>,
     /// Soft delete: when; such a user is unknown to every route.
     pub deleted_at: Option<OffsetDateTime>,
 }
@@ -180,6 +182,7 @@ impl User {
             updated_at: at,
             last_login_at: None,
             password_changed_at: None,
+            second_factor_at: None,
             deleted_at: None,
         }
     }
@@ -246,6 +249,16 @@ pub struct ProfileChanges {
 }
 
 words! {
+    /// With what a second factor is shown (contract §3); audit events are named by it.
+    MfaMethod {
+        /// An authenticator's code.
+        Totp = "totp",
+        /// One of the codes for who has lost it.
+        RecoveryCode = "recovery_code",
+    }
+}
+
+words! {
     /// Why a session ended.
     EndReason {
         /// The user signed out of it.
@@ -260,6 +273,8 @@ words! {
         PasswordChanged = "password_changed",
         /// The password was reset.
         PasswordReset = "password_reset",
+        /// The second factor was set up, changed or removed.
+        SecondFactorChanged = "second_factor_changed",
         /// A newer sign-in took its place (`sessions.max_per_user`).
         Displaced = "displaced",
     }

@@ -27,6 +27,8 @@ pub struct Policy {
     pub links: LinkPolicy,
     /// Who may sign in with Google.
     pub google: GooglePolicy,
+    /// Second factors.
+    pub mfa: MfaPolicy,
     /// How long a device that has signed in stays known.
     pub device_ttl: Duration,
     /// Say openly that an identifier is taken (contract §4, `registration.reveal_existing`).
@@ -148,6 +150,15 @@ pub struct StuffingPolicy {
     pub duration: Duration,
     /// How often it may try then.
     pub rate: Option<Rate>,
+}
+
+/// Second factors (contract §3).
+#[derive(Debug, Clone)]
+pub struct MfaPolicy {
+    /// How long a sign-in waits for its second factor.
+    pub ttl: Duration,
+    /// What an authenticator calls the service; without a colon.
+    pub issuer: String,
 }
 
 /// Contract §4.

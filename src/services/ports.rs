@@ -27,6 +27,7 @@ use super::{
     },
     passwords::{Guessable, HashAs, Password, Verified},
     policy::Policy,
+    totp::TotpFactor,
 };
 
 /// The world as one request sees it.
@@ -95,8 +96,8 @@ pub trait Ports {
 }
 
 /// The durable database.
-pub trait Store: Users + Sessions + Outbox + Audit {}
-impl<T: Users + Sessions + Outbox + Audit> Store for T {}
+pub trait Store: Users + Sessions + Outbox + Audit + SecondFactors {}
+impl<T: Users + Sessions + Outbox + Audit + SecondFactors> Store for T {}
 
 /// Whether a row with unique values went in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +134,7 @@ pub trait Users {
         at: OffsetDateTime,
     ) -> Result<Option<User>, Unavailable>;
     /// Sets `last_login_at`, and the hash anew when its parameters are out of date; `false` when the
-    /// user was disabled or deleted, or their hash changed, since they were looked up.
+    /// user was disabled or deleted, or their hash or second factor changed, since they were looked up.
     async fn record_login(
         &mut self,
         user: &User,
@@ -261,6 +262,37 @@ pub trait Audit {
         actions: &[&str],
         page: Page,
     ) -> Result<Listed<LoginEvent>, Unavailable>;
+}
+
+/// Tables `totp_factors` and `recovery_codes`, and the mark in `users` that there is something in them.
+pub trait SecondFactors {
+    /// Sets the mark to `since`; `false` when the user was disabled or deleted, or their password or
+    /// second factor changed, since they were looked up.
+    async fn mark_second_factor(
+        &mut self,
+        user: &User,
+        since: Option<OffsetDateTime>,
+        at: OffsetDateTime,
+    ) -> Result<bool, Unavailable>;
+    /// A user's authenticator.
+    async fn totp(&mut self, user: UserId) -> Result<Option<TotpFactor>, Unavailable>;
+    /// A new authenticator; a user has one at most.
+    async fn insert_totp(&mut self, user: UserId, factor: &TotpFactor, at: OffsetDateTime) -> Result<(), Unavailable>;
+    /// Spends the codes up to this step, in one statement; `false` when they were spent.
+    async fn advance_totp(&mut self, user: UserId, step: i64) -> Result<bool, Unavailable>;
+    /// Removes the authenticator.
+    async fn remove_totp(&mut self, user: UserId) -> Result<(), Unavailable>;
+    /// The digests of a user's unused recovery codes.
+    async fn recovery_codes(&mut self, user: UserId) -> Result<Vec<Vec<u8>>, Unavailable>;
+    /// New recovery codes; all that there were are gone.
+    async fn replace_recovery_codes(&mut self, user: UserId, digests: &[[u8; 32]]) -> Result<(), Unavailable>;
+    /// Spends a recovery code, in one statement; `false` when it was spent or is none.
+    async fn spend_recovery_code(
+        &mut self,
+        user: UserId,
+        digest: &[u8],
+        at: OffsetDateTime,
+    ) -> Result<bool, Unavailable>;
 }
 
 /// A value that runs out.

@@ -51,6 +51,15 @@ impl Problem {
         Self::new(401, "token_not_valid", "The token is not valid or has expired.")
     }
 
+    /// 401 `invalid_mfa_code`
+    pub fn invalid_mfa_code() -> Self {
+        const SENTENCE: &str = "The code is wrong, has expired or was used before.";
+        Self {
+            errors: Some(super::fields::field_error("code", SENTENCE)),
+            ..Self::new(401, "invalid_mfa_code", SENTENCE)
+        }
+    }
+
     /// 500 `server_error`: a defect of ours; the log has the cause under the request's id.
     pub const fn server_error() -> Self {
         Self::new(500, "server_error", "Something went wrong on our side. Please try again.")

@@ -235,7 +235,7 @@ mod tests {
         };
         let _ = run(crate::services::create_user::create_user(&world, &caller(), request)).unwrap();
         let user = world.users().remove(0);
-        let opened = run(session::open(&world, &mut world.clone(), user, None, "login", &caller())).unwrap();
+        let opened = run(session::open(&world, &mut world.clone(), user, None, "login", &caller())).unwrap().session();
         (world, opened.tokens)
     }
 

@@ -398,6 +398,7 @@ mod tests {
         registration::REGISTRATION_TTL,
         request_reset::{RequestReset, request_reset},
         run::run,
+        second_factor::Entered,
         verify_otp::{VerifyOtp, VerifyOtpError, verify_otp},
     };
 
@@ -407,7 +408,7 @@ mod tests {
     }
 
     fn prove(world: &World, with: serde_json::Value) -> Result<super::super::session::SignedIn, VerifyOtpError> {
-        run(verify_otp(world, &caller(), request::<VerifyOtp>(with)))
+        run(verify_otp(world, &caller(), request::<VerifyOtp>(with))).map(Entered::signed_in)
     }
 
     fn enters(world: &World, password: &str) -> bool {

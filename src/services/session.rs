@@ -10,6 +10,7 @@ use super::{
     outbox,
     policy::{Policy, SessionPolicy},
     ports::{Audit as _, Outbox as _, Ports, Sessions as _, Users as _},
+    second_factor::Shown,
     sessions::living,
     tokens::{self, Pair},
 };
@@ -23,6 +24,28 @@ pub struct SignedIn {
     pub tokens: Pair,
     /// The token of the device that they signed in on.
     pub device: String,
+    /// The new session.
+    pub session: SessionId,
+}
+
+/// Somebody who has to show their second factor before they are signed in.
+#[derive(Clone)]
+pub struct Half {
+    /// Who.
+    pub user: User,
+    /// The password's hash made anew, when it was out of date.
+    pub new_hash: Option<String>,
+    /// The way in, as audit events name it.
+    pub way: &'static str,
+}
+
+/// What a way in has opened.
+#[must_use]
+pub enum Opened {
+    /// A session.
+    Session(SignedIn),
+    /// Nothing yet: `second_factor::enter` asks for the second factor.
+    SecondFactor(Half),
 }
 
 /// A session of `user` that begins now; its id is new, whatever the client sent (ASVS 7.2.4).
@@ -57,7 +80,8 @@ pub fn expiry(policy: &Policy, opened: OffsetDateTime, now: OffsetDateTime) -> O
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The user was disabled or deleted, or their password changed, since they were looked up.
+    /// The user was disabled or deleted, or their password or second factor changed, since they were
+    /// looked up.
     #[error("the user has changed")]
     Changed,
     /// Something outside did not answer.
@@ -65,11 +89,45 @@ pub enum OpenError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Writes everything that a sign-in writes, in the caller's unit of work.
+/// Writes everything that a sign-in writes, in the caller's unit of work. Whoever has a second factor gets no
+/// session here, whichever way they came.
 ///
 /// # Errors
 /// [`OpenError`].
 pub async fn open<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    user: User,
+    new_hash: Option<&str>,
+    action: &'static str,
+    caller: &Caller,
+) -> Result<Opened, OpenError> {
+    if user.second_factor_at.is_some() {
+        // Told to its owner if it is never shown: somebody knows the password.
+        let event = audit::event(ports, action, caller).of_user(user.id).refused("second_factor_required");
+        store.record(&event).await?;
+        return Ok(Opened::SecondFactor(Half { user, new_hash: new_hash.map(str::to_owned), way: action }));
+    }
+    Ok(Opened::Session(write(ports, store, user, new_hash, action, caller).await?))
+}
+
+/// The same for somebody who has shown their second factor, in the unit of work that has spent it.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn open_proven<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    user: User,
+    new_hash: Option<&str>,
+    action: &'static str,
+    caller: &Caller,
+    _shown: &Shown,
+) -> Result<SignedIn, OpenError> {
+    write(ports, store, user, new_hash, action, caller).await
+}
+
+async fn write<P: Ports>(
     ports: &P,
     store: &mut P::Store,
     mut user: User,
@@ -88,7 +146,8 @@ pub async fn open<P: Ports>(
     store.enqueue(&outbox::event(ports, &started)).await?;
     user.last_login_at = Some(session.created_at);
     let device = devices::remember(ports, caller, user.id);
-    Ok(SignedIn { tokens: tokens::mint(&session, ports.keys(), &ports.policy().tokens), user, device })
+    let tokens = tokens::mint(&session, ports.keys(), &ports.policy().tokens);
+    Ok(SignedIn { user, tokens, device, session: session.id })
 }
 
 // Ends the least recently used sessions beyond `sessions.max_per_user`. Sign-ins of one user side by
@@ -122,6 +181,17 @@ impl Session {
             && self.expires_at > living.at
             && self.last_used_at > living.used_after
             && self.created_at > living.opened_after
+    }
+}
+
+#[cfg(test)]
+impl Opened {
+    /// The session of somebody without a second factor.
+    pub fn session(self) -> SignedIn {
+        match self {
+            Self::Session(signed_in) => signed_in,
+            Self::SecondFactor(_) => panic!("a second factor is asked for"),
+        }
     }
 }
 
@@ -278,7 +348,8 @@ mod tests {
     #[test]
     fn a_user_who_has_changed_gets_no_session() {
         type Change = fn(&mut User);
-        let changes: [Change; 3] = [
+        let changes: [Change; 4] = [
+            |user| user.second_factor_at = Some(OffsetDateTime::UNIX_EPOCH),
             |user| user.password_hash = Some("$another".into()),
             |user| user.is_active = false,
             |user| user.deleted_at = Some(OffsetDateTime::UNIX_EPOCH),
@@ -300,7 +371,7 @@ mod tests {
         let (world, ada) = world(memory::policy().sessions);
         let opened =
             run(world.transaction(async |store| open(&world, store, ada, Some("$new"), "login", &caller()).await));
-        assert_eq!(opened.unwrap().user.last_login_at, Some(world.now()));
+        assert_eq!(opened.unwrap().session().user.last_login_at, Some(world.now()));
         let ada = world.users().remove(0);
         assert_eq!((ada.last_login_at, ada.password_hash.as_deref()), (Some(world.now()), Some("$new")));
         assert_eq!(ada.password_changed_at, None, "it is the same password");

@@ -4,7 +4,7 @@ use super::{
     audit,
     error::Unavailable,
     identifier::{Identifier, InvalidIdentifier},
-    lockout,
+    lockout::{self, Subject},
     model::Caller,
     ports::{Audit as _, Ports, Users as _},
     register::stored_identifiers,
@@ -22,7 +22,7 @@ pub enum UnlockError {
 }
 
 /// Lifts the lock of an identifier, and of the other one of its user where there is one, on every
-/// device; `true` when something was locked.
+/// device, and that of their second factor; `true` when something was locked.
 ///
 /// # Errors
 /// [`UnlockError`].
@@ -36,6 +36,9 @@ pub async fn unlock<P: Ports>(ports: &P, caller: &Caller, typed: &str) -> Result
     let mut was_locked = false;
     for identifier in &all {
         was_locked |= lockout::lift(ports, identifier).await?;
+    }
+    if let Some(user) = &user {
+        was_locked |= lockout::clear(ports, &Subject::second_factor(user.id)).await?;
     }
     let event = audit::event(ports, "unlock", caller).with_identifier(ports, &identifier);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);

@@ -20,7 +20,8 @@ use super::{
     ports::{Audit as _, Outbox as _, Ports, Users as _},
     problem::Problem,
     registration::{self, Pending},
-    session::{self, OpenError, SignedIn},
+    second_factor::{Entered, enter},
+    session::{self, OpenError},
 };
 
 /// Names an account: by challenge or by identifier.
@@ -127,7 +128,7 @@ pub async fn target<P: Ports>(
 ///
 /// # Errors
 /// [`VerifyOtpError`].
-pub async fn verify_otp<P: Ports>(ports: &P, caller: &Caller, request: VerifyOtp) -> Result<SignedIn, VerifyOtpError> {
+pub async fn verify_otp<P: Ports>(ports: &P, caller: &Caller, request: VerifyOtp) -> Result<Entered, VerifyOtpError> {
     let guess = request.otp.map(|otp| otp.0).unwrap_or_default();
     let target = target(ports, request.challenge, request.email, request.phone, request.email_or_phone).await?;
     let (user, pending, stand_in, identifier) = match target {
@@ -171,7 +172,7 @@ async fn confirm<P: Ports>(
     caller: &Caller,
     user: &User,
     pending: Option<&Pending>,
-) -> Result<SignedIn, VerifyOtpError> {
+) -> Result<Entered, VerifyOtpError> {
     let with = match pending {
         Some(pending) => pending.confirmation(),
         // The code alone does not tell which of several people's passwords its owner chose.
@@ -195,7 +196,7 @@ async fn confirm<P: Ports>(
         let reset_url = format!("{}{}", policy.public_url, policy.links.password_forgotten);
         outbox::letter(ports, &identifier, Letter::PasswordRemoved { reset_url }, None)
     });
-    let signed_in = ports
+    let opened = ports
         .transaction(async |store| {
             if !store.confirm_user(user.id, &with, ports.now()).await? {
                 return Err(VerifyOtpError::WrongCode);
@@ -205,7 +206,7 @@ async fn confirm<P: Ports>(
                 store.enqueue(warning).await?;
             }
             match session::open(ports, store, with.apply(user.clone()), None, "verify_otp", caller).await {
-                Ok(signed_in) => Ok(signed_in),
+                Ok(opened) => Ok(opened),
                 Err(OpenError::Changed) => Err(VerifyOtpError::WrongCode),
                 Err(OpenError::Unavailable(error)) => Err(error.into()),
             }
@@ -217,7 +218,7 @@ async fn confirm<P: Ports>(
     {
         tracing::warn!(error = %error, "a proven registration's hash not forgotten");
     }
-    Ok(signed_in)
+    Ok(enter(ports, opened, identifier_of(user).as_ref()).await?)
 }
 
 async fn refuse<P: Ports>(
@@ -226,7 +227,7 @@ async fn refuse<P: Ports>(
     user: Option<&User>,
     reason: &'static str,
     error: VerifyOtpError,
-) -> Result<SignedIn, VerifyOtpError> {
+) -> Result<Entered, VerifyOtpError> {
     let event = audit::event(ports, "verify_otp", caller).refused(reason);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
     ports.store().await?.record(&event).await?;
@@ -250,6 +251,7 @@ mod tests {
         register::register,
         resend_otp::resend_otp,
         run::run,
+        session::SignedIn,
     };
 
     const WRONG: &str = "orange-Lantern-41";
@@ -260,7 +262,7 @@ mod tests {
     }
 
     fn prove(world: &World, body: Value) -> Result<SignedIn, VerifyOtpError> {
-        run(verify_otp(world, &caller(), request(body)))
+        run(verify_otp(world, &caller(), request(body))).map(Entered::signed_in)
     }
 
     fn lock(world: &World, who: &str) {

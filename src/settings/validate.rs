@@ -148,6 +148,7 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         ("otp.link_ttl", settings.otp.link_ttl),
         ("stuffing.window", settings.stuffing.window),
         ("stuffing.duration", settings.stuffing.duration),
+        ("mfa.ttl", settings.mfa.ttl),
         ("devices.ttl", settings.devices.ttl),
         ("google.timeout", settings.google.timeout),
         ("passwords.breaches_timeout", settings.passwords.breaches_timeout),
@@ -165,6 +166,16 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         settings.otp.link_ttl <= Duration::from_secs(86_400),
         "otp.link_ttl",
         "a reset link may be valid for 24 hours at most",
+    )?;
+    require(
+        settings.mfa.ttl <= Duration::from_secs(600),
+        "mfa.ttl",
+        "a sign-in may wait for its second factor for 10 minutes at most (ASVS 6.5.5)",
+    )?;
+    require(
+        settings.mfa.issuer.as_deref().is_none_or(|issuer| !issuer.contains(':')),
+        "mfa.issuer",
+        "it may hold no colon, which ends the name in what an authenticator reads",
     )?;
     require(
         settings.devices.ttl <= Duration::from_secs(400 * 86_400),
@@ -418,6 +429,7 @@ mod tests {
             "lockout.duration",
             "otp.ttl",
             "otp.link_ttl",
+            "mfa.ttl",
             "stuffing.window",
             "stuffing.duration",
             "devices.ttl",

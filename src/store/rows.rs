@@ -1,10 +1,10 @@
-//! Rows, and their way to and from what services speak of. E-mail and phone are encrypted and
-//! decrypted here, and nowhere else.
+//! Rows, and their way to and from what services speak of. E-mail, phone and the secrets of
+//! second factors are encrypted and decrypted here, and nowhere else.
 
 use diesel::{pg::Pg, prelude::*, sqlite::Sqlite};
 
 use super::{
-    schema::{audit_events, outbox, sessions, users},
+    schema::{audit_events, outbox, recovery_codes, sessions, totp_factors, users},
     types::{DbId, DbMoment},
 };
 use crate::services::{
@@ -15,6 +15,7 @@ use crate::services::{
         AuditEvent, Confirmation, Listed, LoginEvent, OutboxEntry, OutboxState, Place, ProfileChanges, Session,
         SessionId, Settlement, User, UserId,
     },
+    totp::{TotpFactor, TotpSecret},
 };
 use time::OffsetDateTime;
 
@@ -47,6 +48,7 @@ pub struct UserRow {
     last_login_at: Option<DbMoment>,
     deleted_at: Option<DbMoment>,
     password_changed_at: Option<DbMoment>,
+    second_factor_at: Option<DbMoment>,
 }
 
 impl UserRow {
@@ -80,6 +82,7 @@ impl UserRow {
             last_login_at: user.last_login_at.map(DbMoment),
             deleted_at: user.deleted_at.map(DbMoment),
             password_changed_at: user.password_changed_at.map(DbMoment),
+            second_factor_at: user.second_factor_at.map(DbMoment),
         }
     }
 
@@ -116,6 +119,7 @@ impl UserRow {
             last_login_at: self.last_login_at.map(|at| at.0),
             deleted_at: self.deleted_at.map(|at| at.0),
             password_changed_at: self.password_changed_at.map(|at| at.0),
+            second_factor_at: self.second_factor_at.map(|at| at.0),
         })
     }
 }
@@ -468,5 +472,54 @@ impl NewPasswordRow {
     /// At this time.
     pub fn new(hash: &str, at: OffsetDateTime) -> Self {
         Self { password_hash: hash.to_owned(), password_changed_at: DbMoment(at), updated_at: DbMoment(at) }
+    }
+}
+
+/// Table `totp_factors`, whole.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = totp_factors, check_for_backend(Pg, Sqlite))]
+pub struct TotpRow {
+    user_id: DbId,
+    secret: Vec<u8>,
+    last_step: i64,
+    created_at: DbMoment,
+}
+
+const TOTP_SECRET: &str = "totp_secret";
+
+impl TotpRow {
+    /// Encrypts, with a fresh nonce.
+    pub fn seal(user: UserId, factor: &TotpFactor, at: OffsetDateTime, keys: &Keys, nonce: [u8; 24]) -> Self {
+        Self {
+            user_id: DbId(user.0),
+            secret: keys.seal_field(TOTP_SECRET, user.0, &factor.secret.to_base32(), nonce),
+            last_step: factor.last_step,
+            created_at: DbMoment(at),
+        }
+    }
+
+    /// Decrypts.
+    ///
+    /// # Errors
+    /// A value of another master secret, or moved from another row.
+    pub fn open(self, keys: &Keys) -> Result<TotpFactor, Unavailable> {
+        let clear = keys.open_field(TOTP_SECRET, self.user_id.0, &self.secret).map_err(Unavailable::database)?;
+        let secret = TotpSecret::from_base32(&clear).ok_or_else(|| Unavailable::database("no secret of TOTP"))?;
+        Ok(TotpFactor { secret, last_step: self.last_step })
+    }
+}
+
+/// Table `recovery_codes`, as a code goes in.
+#[derive(Insertable)]
+#[diesel(table_name = recovery_codes)]
+pub struct RecoveryCodeRow {
+    user_id: DbId,
+    digest: Vec<u8>,
+}
+
+impl RecoveryCodeRow {
+    /// Of an unused code.
+    pub fn new(user: UserId, digest: &[u8]) -> Self {
+        Self { user_id: DbId(user.0), digest: digest.to_vec() }
     }
 }

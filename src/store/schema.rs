@@ -41,6 +41,7 @@ diesel::table! {
         deleted_by -> Nullable<Id>,
         delete_reason -> Nullable<Text>,
         password_changed_at -> Nullable<Moment>,
+        second_factor_at -> Nullable<Moment>,
     }
 }
 
@@ -129,6 +130,29 @@ diesel::table! {
     imported_hashes (scheme) {
         scheme -> Text,
         work -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::store::types::{Id, Moment};
+
+    totp_factors (user_id) {
+        user_id -> Id,
+        secret -> Binary,
+        last_step -> BigInt,
+        created_at -> Moment,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::store::types::{Id, Moment};
+
+    recovery_codes (user_id, digest) {
+        user_id -> Id,
+        digest -> Binary,
+        used_at -> Nullable<Moment>,
     }
 }
 

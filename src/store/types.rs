@@ -78,3 +78,16 @@ impl FromSql<Moment, Sqlite> for DbMoment {
         Ok(Self(OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)?))
     }
 }
+
+diesel::infix_operator!(Same, " IS NOT DISTINCT FROM ");
+
+/// Whether a column has this value, or none either: both databases have the operator, and diesel for PostgreSQL only.
+pub fn same<C>(column: C, value: Option<OffsetDateTime>) -> Same<C, AsMoment>
+where
+    C: diesel::Expression<SqlType = diesel::sql_types::Nullable<Moment>>,
+{
+    Same::new(column, value.map(DbMoment).as_expression())
+}
+
+/// A time, or none, in an expression.
+pub type AsMoment = <Option<DbMoment> as AsExpression<diesel::sql_types::Nullable<Moment>>>::Expression;

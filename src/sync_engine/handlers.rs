@@ -4,8 +4,10 @@ use crate::{
     api::{Call, Edge, Handled, Operation, Success, docs, jwks},
     services::{
         authenticate::{Bearer, authenticate},
+        change_mfa::{disable_mfa, mfa_state, replace_recovery_codes},
         change_password::change_password,
         confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone, confirm_reset},
+        enrol_totp::{begin_totp, confirm_totp},
         google::google,
         idempotency::{self, Asked, Begun},
         limits::admit,
@@ -23,6 +25,7 @@ use crate::{
         resend_otp::resend_otp,
         run::run,
         sessions::{revoke, revoke_others, sessions},
+        verify_mfa::verify_mfa,
         verify_otp::verify_otp,
         verify_token::verify_token,
     },
@@ -103,18 +106,22 @@ fn open(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operation, p
     match operation {
         Operation::Register => Ok(Success::registered(&run(register(ports, &call.caller, call.read()?))?)),
         Operation::VerifyOtp => {
-            let signed_in = run(verify_otp(ports, &call.caller, call.read()?))?;
-            Ok(Success::signed_in(edge, "Your account is verified.", &signed_in))
+            let entered = run(verify_otp(ports, &call.caller, call.read()?))?;
+            Ok(Success::entered(edge, "Your account is verified.", &entered))
         }
         Operation::ResendOtp => {
             run(resend_otp(ports, &call.caller, call.read()?))?;
             Ok(Success::code_sent())
         }
         Operation::Login => {
-            let signed_in = run(login(ports, &call.caller, call.read()?))?;
+            let entered = run(login(ports, &call.caller, call.read()?))?;
+            Ok(Success::entered(edge, "Login successful.", &entered))
+        }
+        Operation::VerifyMfa => {
+            let signed_in = run(verify_mfa(ports, &call.caller, call.read()?))?;
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
-        Operation::Google => Ok(Success::entered(edge, &run(google(ports, &call.caller, call.read()?))?)),
+        Operation::Google => Ok(Success::entered_by_google(edge, &run(google(ports, &call.caller, call.read()?))?)),
         Operation::VerifyToken => {
             run(verify_token(ports, call.read()?))?;
             Ok(Success::token_valid())
@@ -170,6 +177,23 @@ fn guarded(
         Operation::ChangePassword => {
             let device = run(change_password(ports, &call.caller, bearer, call.read()?))?;
             Ok(Success::password_changed(edge, &device))
+        }
+        Operation::Mfa => Ok(Success::mfa_state(&run(mfa_state(ports, bearer))?)),
+        Operation::BeginTotp => {
+            let enrolment = run(begin_totp(ports, &call.caller, bearer, call.read()?))?;
+            Ok(Success::totp_begun(&enrolment))
+        }
+        Operation::ConfirmTotp => {
+            let codes = run(confirm_totp(ports, &call.caller, bearer, call.read()?))?;
+            Ok(Success::mfa_enabled(&codes))
+        }
+        Operation::ReplaceRecoveryCodes => {
+            let codes = run(replace_recovery_codes(ports, &call.caller, bearer, call.read()?))?;
+            Ok(Success::recovery_codes(&codes))
+        }
+        Operation::DisableMfa => {
+            run(disable_mfa(ports, &call.caller, bearer, call.read()?))?;
+            Ok(Success::mfa_disabled())
         }
         Operation::Sessions => {
             let page = call.read_query::<PageQuery>()?.page()?;

@@ -19,16 +19,20 @@ use crate::{
             AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState,
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
-        ports::{Audit, Before, Inserted, Living, Outbox, Sessions, Users},
+        ports::{Audit, Before, Inserted, Living, Outbox, SecondFactors, Sessions, Users},
+        totp::TotpFactor,
     },
     store::{
         rows::{
-            AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, SessionRow, SettlementRow,
-            UserRow, entries, listed, session_and_user,
+            AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, RecoveryCodeRow,
+            SessionRow, SettlementRow, TotpRow, UserRow, entries, listed, session_and_user,
         },
-        schema::{audit_events, ephemeral_entries, identities, imported_hashes, outbox, sessions, users},
+        schema::{
+            audit_events, ephemeral_entries, identities, imported_hashes, outbox, recovery_codes, sessions,
+            totp_factors, users,
+        },
         sql,
-        types::{DbId, DbMoment, Id, Moment},
+        types::{DbId, DbMoment, Id, Moment, same},
     },
 };
 
@@ -135,6 +139,8 @@ impl Users for Store {
     fn record_login(&mut self, user: &User, new_hash: Option<&str>, at: OffsetDateTime) -> Answer<bool> {
         let rehashed = new_hash.map(|hash| users::password_hash.eq(hash));
         let living = users::is_active.eq(true).and(users::deleted_at.is_null());
+        // A second factor that is set up beside a sign-in is asked for all the same.
+        let living = living.and(same(users::second_factor_at, user.second_factor_at));
         let changed = match user.password_hash.as_deref() {
             Some(known) => on!(self, conn => diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
@@ -451,5 +457,76 @@ impl Audit for Store {
             }
         };
         ready(count.and_then(|count| listed::<LoginEventRow, LoginEvent>((count, rows?))))
+    }
+}
+
+#[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
+impl SecondFactors for Store {
+    fn mark_second_factor(&mut self, user: &User, since: Option<OffsetDateTime>, at: OffsetDateTime) -> Answer<bool> {
+        let living = users::is_active.eq(true).and(users::deleted_at.is_null());
+        let is_same = same(users::second_factor_at, user.second_factor_at)
+            .and(same(users::password_changed_at, user.password_changed_at));
+        let changed = on!(self, conn => diesel::update(users::table)
+            .filter(users::id.eq(DbId(user.id.0)).and(living).and(is_same))
+            .set((users::second_factor_at.eq(since.map(DbMoment)), users::updated_at.eq(DbMoment(at))))
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
+    }
+
+    fn totp(&mut self, user: UserId) -> Answer<Option<TotpFactor>> {
+        let found = on!(self, conn => totp_factors::table
+            .filter(totp_factors::user_id.eq(DbId(user.0)))
+            .select(TotpRow::as_select())
+            .first(conn)
+            .optional());
+        ready(found.and_then(|row| row.map(|row| row.open(&self.keys)).transpose()))
+    }
+
+    fn insert_totp(&mut self, user: UserId, factor: &TotpFactor, at: OffsetDateTime) -> Answer<()> {
+        let row = TotpRow::seal(user, factor, at, &self.keys, (self.nonce)());
+        ready(on!(self, conn => diesel::insert_into(totp_factors::table).values(&row).execute(conn)).map(drop))
+    }
+
+    fn advance_totp(&mut self, user: UserId, step: i64) -> Answer<bool> {
+        let changed = on!(self, conn => diesel::update(totp_factors::table)
+            .filter(totp_factors::user_id.eq(DbId(user.0)).and(totp_factors::last_step.lt(step)))
+            .set(totp_factors::last_step.eq(step))
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
+    }
+
+    fn remove_totp(&mut self, user: UserId) -> Answer<()> {
+        let removed = on!(self, conn => diesel::delete(totp_factors::table)
+            .filter(totp_factors::user_id.eq(DbId(user.0)))
+            .execute(conn));
+        ready(removed.map(drop))
+    }
+
+    fn recovery_codes(&mut self, user: UserId) -> Answer<Vec<Vec<u8>>> {
+        ready(on!(self, conn => recovery_codes::table
+            .filter(recovery_codes::user_id.eq(DbId(user.0)).and(recovery_codes::used_at.is_null()))
+            .select(recovery_codes::digest)
+            .load(conn)))
+    }
+
+    fn replace_recovery_codes(&mut self, user: UserId, digests: &[[u8; 32]]) -> Answer<()> {
+        let mut replaced = || {
+            on!(self, conn => diesel::delete(recovery_codes::table).filter(recovery_codes::user_id.eq(DbId(user.0))).execute(conn))?;
+            for digest in digests {
+                let row = RecoveryCodeRow::new(user, digest);
+                on!(self, conn => diesel::insert_into(recovery_codes::table).values(&row).execute(conn))?;
+            }
+            Ok(())
+        };
+        ready(replaced())
+    }
+
+    fn spend_recovery_code(&mut self, user: UserId, digest: &[u8], at: OffsetDateTime) -> Answer<bool> {
+        let unused = recovery_codes::digest.eq(digest).and(recovery_codes::used_at.is_null());
+        let changed = on!(self, conn => diesel::update(recovery_codes::table)
+            .filter(recovery_codes::user_id.eq(DbId(user.0)).and(unused))
+            .set(recovery_codes::used_at.eq(DbMoment(at)))
+            .execute(conn));
+        ready(changed.map(|rows| rows == 1))
     }
 }

@@ -103,7 +103,7 @@ fn case_19_every_door_for_a_password_obeys_the_lock() {
 }
 
 /// Changes the account's row as an operator would.
-fn set_state(side: &Side<'_>, account: &Account, assignment: &str) {
+pub fn set_state(side: &Side<'_>, account: &Account, assignment: &str) {
     let id = match side.gateway.backend {
         Backend::PostgresRedis => format!("'{}'", account.user_id),
         Backend::Embedded => format!("x'{}'", account.user_id.replace('-', "")),

@@ -14,6 +14,7 @@ mod lockout;
 mod overload;
 mod reset;
 mod rights;
+mod second_factor;
 mod sessions;
 mod statistics;
 mod target;

@@ -6,8 +6,8 @@ use crate::login::keys;
 use crate::login_events::history;
 use crate::password_reset::{NEW, link, login};
 use crate::support::{
-    Answer, Backend, CLIENT_ID, Engine, Gateway, Google, GoogleKey, IdToken, Keys, PASSWORD, Request, Side, Story,
-    eventually, for_each_backend, for_each_world, google, run_alone, unique,
+    Answer, Backend, CLIENT_ID, Engine, Gateway, Google, GoogleKey, IdToken, Keys, Options, PASSWORD, Request, Side,
+    Story, eventually, for_each_backend, for_each_world, google, run_alone, unique,
 };
 use crate::verify::at_once;
 use crate::{ORDINARY, ORIGIN, PROMPT, Refused, assert_alike, refuse_all, rows};
@@ -752,16 +752,17 @@ fn a_fault_of_the_database_spends_no_token_and_leaves_nothing() {
     });
 }
 
-/// Gateways on both backends that ask a Google of their own, which is there from the start or not.
+/// A gateway that asks a Google of its own, which answers so from the start.
+fn gateway_of(backend: Backend, google: &Google, keys: &Keys) -> Gateway {
+    google.serve(keys.clone());
+    let options = Options::new(backend).with("BIFRONS_GOOGLE__JWKS_URL", &google.jwks_url());
+    Gateway::start(options.with("BIFRONS_GOOGLE__TIMEOUT", "2s"))
+}
+
 fn asking(keys: &Keys, tell: impl Fn(&Gateway, &Google)) {
     for backend in [Backend::Embedded, Backend::PostgresRedis] {
         let google = Google::start();
-        google.serve(keys.clone());
-        let options = crate::support::Options::new(backend)
-            .with("BIFRONS_GOOGLE__JWKS_URL", &google.jwks_url())
-            .with("BIFRONS_GOOGLE__TIMEOUT", "400ms");
-        let gateway = Gateway::start(options);
-        tell(&gateway, &google);
+        tell(&gateway_of(backend, &google, keys), &google);
     }
 }
 
@@ -769,12 +770,42 @@ fn present() -> Keys {
     Keys::Served(vec![GoogleKey::present().jwk()], 3600)
 }
 
+/// The seconds after which it may be tried again.
+#[track_caller]
+fn assert_unavailable(side: &Side<'_>, answer: &Answer) -> u64 {
+    side.refused(answer, 503, "service_unavailable");
+    let seconds: u64 = answer.header("retry-after").and_then(|value| value.parse().ok()).expect("Retry-After");
+    assert_eq!(answer.at("data.retry_after"), json!(seconds));
+    assert!((1..=60).contains(&seconds), "{seconds}");
+    seconds
+}
+
 #[test]
 fn without_keys_nobody_is_judged_and_with_them_all_goes_on() {
+    asking(&Keys::Failure(500), |gateway, google| {
+        for engine in Engine::BOTH {
+            google.serve(Keys::Failure(500));
+            let mut side = Side::new(gateway, engine);
+            let ada = person(&mut side, "ada");
+            let answer = side.send(&ada.request());
+            let seconds = assert_unavailable(&side, &answer);
+            let account = side.account("bayo");
+            assert_eq!(login(&mut side, &account.email, PASSWORD).status, 200, "who has a password needs no Google");
+            google.serve(present());
+            // The same token: it was not spent.
+            let answer = eventually("the keys are asked for again", Duration::from_secs(seconds + 10), || {
+                Some(side.send_apart(&ada.request())).filter(|answer| answer.status != 503)
+            });
+            assert_entered(&answer, 201);
+        }
+    });
+}
+
+#[test]
+fn what_is_no_key_set_is_no_answer_and_no_redirection_is_followed() {
     let good = GoogleKey::present().jwk();
     let huge = json!({ "keys": [good], "pad": "x".repeat(4 << 20) }).to_string();
     for keys in [
-        Keys::Failure(500),
         Keys::Failure(404),
         Keys::Silence,
         Keys::Redirection,
@@ -783,32 +814,15 @@ fn without_keys_nobody_is_judged_and_with_them_all_goes_on() {
         Keys::Body("{\"keys\": 7}".to_owned()),
         Keys::Body(huge),
     ] {
-        asking(&keys, |gateway, google| {
-            for engine in Engine::BOTH {
-                let mut side = Side::new(gateway, engine);
-                let ada = person(&mut side, "ada");
-                google.serve(keys.clone());
-                let answer = side.send(&ada.request());
-                side.refused(&answer, 503, "service_unavailable");
-                let seconds: u64 =
-                    answer.header("retry-after").and_then(|value| value.parse().ok()).expect("Retry-After");
-                assert_eq!(answer.at("data.retry_after"), json!(seconds));
-                assert!((1..=60).contains(&seconds), "{seconds}");
-                let account = side.account("bayo");
-                assert_eq!(
-                    login(&mut side, &account.email, PASSWORD).status,
-                    200,
-                    "who has a password needs no Google"
-                );
-                google.serve(present());
-                // The same token: it was not spent.
-                let answer = eventually("the keys are asked for again", Duration::from_secs(seconds + 10), || {
-                    Some(side.send_apart(&ada.request())).filter(|answer| answer.status != 503)
-                });
-                assert_entered(&answer, 201);
-            }
-            assert_eq!(google.followed(), 0, "a redirection was followed");
-        });
+        let google = Google::start();
+        let gateway = gateway_of(Backend::Embedded, &google, &keys);
+        for engine in Engine::BOTH {
+            let mut side = Side::new(&gateway, engine);
+            let request = person(&mut side, "ada").request();
+            let answer = side.send(&request);
+            assert_unavailable(&side, &answer);
+        }
+        assert_eq!((google.fetches(), google.followed()), (2, 0), "once for each engine, and nowhere else");
     }
 }
 
@@ -917,12 +931,9 @@ fn keys_of_other_kinds_in_the_set_are_passed_over() {
         json!(7),
         json!({}),
     ] {
-        let keys = Keys::Served(vec![other.clone(), GoogleKey::present().jwk()], 3600);
         let google = Google::start();
-        google.serve(keys);
-        let options =
-            crate::support::Options::new(Backend::Embedded).with("BIFRONS_GOOGLE__JWKS_URL", &google.jwks_url());
-        let gateway = Gateway::start(options);
+        let keys = Keys::Served(vec![other, GoogleKey::present().jwk()], 3600);
+        let gateway = gateway_of(Backend::Embedded, &google, &keys);
         for engine in Engine::BOTH {
             let mut side = Side::new(&gateway, engine);
             let ada = person(&mut side, "ada");
@@ -936,7 +947,7 @@ fn keys_of_other_kinds_in_the_set_are_passed_over() {
 }
 
 #[test]
-fn without_a_client_id_there_is_no_such_sign_in() {
+fn without_a_client_id_every_token_is_refused() {
     for_each_world(OFF, |side| {
         let request = person(side, "ada").request();
         let answer = side.send(&request);

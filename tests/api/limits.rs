@@ -65,7 +65,7 @@ fn every_route_that_takes_a_credential_or_a_code_is_counted_and_no_other() {
             side.refused(&answer, 400, "validation_error");
         }
         for path in
-            ["/api/{v}/auth/register/", "/auth/verify-otp/", "/api/{v}/auth/resend-otp/", "/api/{v}/auth/login/"]
+            ["/api/{v}/auth/register/", "/auth/verify-otp/", "/api/{v}/auth/mfa/verify/", "/api/{v}/auth/login/"]
         {
             let answer = side.send(&Request::post(path, &json!({})).header("X-Forwarded-For", &from));
             side.refused(&answer, 429, "throttled");

@@ -24,6 +24,7 @@ mod login_events;
 mod logout;
 mod logs;
 mod mail;
+mod mfa;
 mod password_change;
 mod password_reset;
 mod profile;

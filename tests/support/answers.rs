@@ -103,6 +103,10 @@ impl Replacements {
                 assert!(!text.is_empty(), "an empty challenge");
                 return "<challenge>".to_owned();
             }
+            "mfa_token" | "secret" | "otpauth_uri" | "recovery_codes" => {
+                assert!(!text.is_empty(), "an empty {key}");
+                return format!("<{key}>");
+            }
             "destination" => {
                 assert!(text.contains('*') || text.contains('•'), "a destination that is not masked: {text}");
                 return "<destination>".to_owned();

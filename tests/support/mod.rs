@@ -3,6 +3,7 @@
 #![expect(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod answers;
+mod authenticator;
 mod document;
 mod gateway;
 mod google;
@@ -15,6 +16,7 @@ mod tokens;
 mod worlds;
 
 pub use answers::{Exchange, first_difference};
+pub use authenticator::{Authenticator, Guarded, asked, first_step, guard, recovery_codes_of, second_step};
 pub use document::{document, judge};
 pub use gateway::{Backend, Gateway, Options, Outcome, Refusal, run_alone};
 pub use google::{CLIENT_ID, Google, GoogleKey, IdToken, Keys, google, now};

@@ -37,6 +37,29 @@ pub fn login_data() -> Value {
     })
 }
 
+/// A recovery code.
+pub const RECOVERY_CODE: &str = "k3vq-7tzn-2lsd-pw5m-hx4a-uc6j";
+
+/// `data` of the signed-in user's second factor.
+pub fn mfa_state() -> Value {
+    json!({ "enabled": true, "methods": ["totp", "recovery_code"], "recovery_codes_left": 9 })
+}
+
+/// `data` of a secret for an authenticator.
+pub fn totp_enrolment() -> Value {
+    json!({
+        "secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ",
+        "otpauth_uri": "otpauth://totp/bifrons:ada@example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=bifrons\
+                        &algorithm=SHA1&digits=6&period=30",
+        "expires_in": 600
+    })
+}
+
+/// `data` of new recovery codes.
+pub fn recovery_codes() -> Value {
+    json!({ "recovery_codes": [RECOVERY_CODE, "m6xc-a2hf-rj4e-yq3u-tz5k-db7w"] })
+}
+
 /// `data` of a refresh.
 pub fn token_pair() -> Value {
     json!({ "access": ACCESS, "refresh": REFRESH, "expires_in": 900 })

@@ -417,8 +417,10 @@ mod tests {
 
     use super::*;
     use crate::services::{
+        change_mfa::ChangeMfa,
         change_password::ChangePassword,
         confirm_reset::{ConfirmReset, ConfirmResetByLink, ConfirmResetByPhone},
+        enrol_totp::{BeginTotp, ConfirmTotp},
         google::Google,
         login::Login,
         logout::Logout,
@@ -428,6 +430,7 @@ mod tests {
         register::Register,
         request_reset::RequestReset,
         resend_otp::ResendOtp,
+        verify_mfa::VerifyMfa,
         verify_otp::VerifyOtp,
         verify_token::VerifyToken,
     };
@@ -473,6 +476,10 @@ mod tests {
             Operation::ResendOtp => Some(fields_of::<ResendOtp>()),
             Operation::Login => Some(fields_of::<Login>()),
             Operation::Google => Some(fields_of::<Google>()),
+            Operation::VerifyMfa => Some(fields_of::<VerifyMfa>()),
+            Operation::BeginTotp => Some(fields_of::<BeginTotp>()),
+            Operation::ConfirmTotp => Some(fields_of::<ConfirmTotp>()),
+            Operation::ReplaceRecoveryCodes | Operation::DisableMfa => Some(fields_of::<ChangeMfa>()),
             Operation::RefreshToken => Some(fields_of::<Refresh>()),
             Operation::VerifyToken => Some(fields_of::<VerifyToken>()),
             Operation::Logout => Some(fields_of::<Logout>()),
@@ -483,6 +490,7 @@ mod tests {
             Operation::ConfirmResetByPhone => Some(fields_of::<ConfirmResetByPhone>()),
             Operation::ChangePassword => Some(fields_of::<ChangePassword>()),
             Operation::Me
+            | Operation::Mfa
             | Operation::Sessions
             | Operation::RevokeSession
             | Operation::RevokeOtherSessions

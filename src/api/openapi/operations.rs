@@ -15,6 +15,8 @@ pub enum Tag {
     Registration,
     /// Sign-in, tokens, sessions and sign-out.
     Sessions,
+    /// The second factor.
+    SecondFactor,
     /// Reset and change of passwords.
     Passwords,
     /// The signed-in user.
@@ -27,14 +29,22 @@ pub enum Tag {
 
 impl Tag {
     /// Every chapter but that of the legacy paths, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Registration, Self::Sessions, Self::Passwords, Self::Profile, Self::Health, Self::Documents];
+    pub const ALL: [Self; 7] = [
+        Self::Registration,
+        Self::Sessions,
+        Self::SecondFactor,
+        Self::Passwords,
+        Self::Profile,
+        Self::Health,
+        Self::Documents,
+    ];
 
     /// Its name and what it is about.
     pub const fn text(self) -> (&'static str, &'static str) {
         match self {
             Self::Registration => ("registration", "Sign-up, and the codes that prove an address or a number."),
             Self::Sessions => ("sessions", "Sign-in, tokens, sessions and sign-out."),
+            Self::SecondFactor => ("second factor", "Two-step sign-in with an authenticator and recovery codes."),
             Self::Passwords => ("passwords", "Reset and change."),
             Self::Profile => ("profile", "The signed-in user."),
             Self::Health => ("health", "For load balancers and orchestrators."),
@@ -142,6 +152,17 @@ const WRONG_LINK: Failure = at_field(
 );
 const LOCKED: Failure = failure(429, "account_locked", "Too many failed attempts. Please try again later.");
 const DISABLED: Failure = failure(403, "account_disabled", "This account is disabled.");
+const WRONG_PASSWORD: Failure = at_field(
+    failure(400, "invalid_current_password", "The current password is wrong."),
+    "current_password",
+    "This is not your present password.",
+);
+const WRONG_MFA_CODE: Failure = at_field(
+    failure(401, "invalid_mfa_code", "The code is wrong, has expired or was used before."),
+    "code",
+    "The code is wrong, has expired or was used before.",
+);
+const STEP_UP: Failure = failure(403, "step_up_required", "Please sign in again to do this.");
 const TOKEN_NOT_VALID: Failure = failure(401, "token_not_valid", "The token is not valid or has expired.");
 
 /// What the transfer of any request may fail with, whatever it asks for.
@@ -198,6 +219,11 @@ fn signed_in(message: &'static str) -> Answer {
     Answer::Envelope { status: 200, message, data: Some(("LoginData", examples::login_data())), sets_cookie: true }
 }
 
+// The same where a second factor may be asked for first.
+fn entered(message: &'static str) -> Answer {
+    Answer::Envelope { status: 200, message, data: Some(("Entered", examples::login_data())), sets_cookie: true }
+}
+
 const fn done(message: &'static str) -> Answer {
     Answer::Envelope { status: 200, message, data: None, sets_cookie: false }
 }
@@ -214,6 +240,12 @@ pub fn describe(operation: Operation) -> Description {
         Operation::ResendOtp => resend_otp(),
         Operation::Login => login(),
         Operation::Google => google(),
+        Operation::VerifyMfa => verify_mfa(),
+        Operation::Mfa => mfa(),
+        Operation::BeginTotp => begin_totp(),
+        Operation::ConfirmTotp => confirm_totp(),
+        Operation::ReplaceRecoveryCodes => replace_recovery_codes(),
+        Operation::DisableMfa => disable_mfa(),
         Operation::RefreshToken => refresh_token(),
         Operation::VerifyToken => verify_token(),
         Operation::Logout => logout(),
@@ -295,7 +327,7 @@ fn verify_otp() -> Description {
                 ("identifier", json!({ "email_or_phone": "ada@example.com", "otp": "493027" })),
             ],
         }),
-        answer: signed_in("Your account is verified."),
+        answer: entered("Your account is verified."),
         failures: vec![
             at_field(
                 failure(400, "invalid_otp", "The code is wrong or has expired."),
@@ -332,7 +364,7 @@ fn login() -> Description {
     Description {
         summary: "Sign in",
         text: "Opens a session. An unknown address and a wrong password answer alike; after five failures the \
-               identifier is locked for a while.",
+               identifier is locked for a while. Whoever has a second factor gets an `mfa_token` instead of a session.",
         tag: Tag::Sessions,
         body: Some(Body {
             fields: vec![
@@ -346,7 +378,7 @@ fn login() -> Description {
                 ("phone", json!({ "email_or_phone": "08031234567", "password": "violet-anchor-72-meadow" })),
             ],
         }),
-        answer: signed_in("Login successful."),
+        answer: entered("Login successful."),
         failures: vec![
             failure(401, "invalid_credentials", "Wrong email, phone number or password."),
             failure(403, "account_not_verified", "Please verify your account with the code that was sent to you."),
@@ -355,6 +387,147 @@ fn login() -> Description {
             OVERLOADED,
         ],
     }
+}
+
+fn verify_mfa() -> Description {
+    Description {
+        summary: "Show the second factor",
+        text: "The second step of a sign-in that was answered with `mfa_required`. A token is good for one sign-in, and \
+               dead once the password or the second factor is another; a code is good once. Five wrong codes, by \
+               either method and over several sign-ins, lock the second factor for a while.",
+        tag: Tag::SecondFactor,
+        body: Some(Body {
+            fields: vec![
+                exact("mfa_token", "From the answer to the first step.").required(),
+                word("method", "With what the factor is shown.", &["totp", "recovery_code"]).required(),
+                text("code", "The authenticator's, or one of the recovery codes.").at_most(64).required(),
+            ],
+            rule: Rule::None,
+            is_required: true,
+            examples: vec![
+                ("totp", json!({ "mfa_token": examples::CHALLENGE, "method": "totp", "code": "493027" })),
+                (
+                    "recovery_code",
+                    json!({ "mfa_token": examples::CHALLENGE, "method": "recovery_code", "code": examples::RECOVERY_CODE }),
+                ),
+            ],
+        }),
+        answer: signed_in("Login successful."),
+        failures: vec![TOKEN_NOT_VALID, WRONG_MFA_CODE, DISABLED, LOCKED],
+    }
+}
+
+fn mfa() -> Description {
+    Description {
+        summary: "Show the signed-in user's second factor",
+        text: "",
+        tag: Tag::SecondFactor,
+        body: None,
+        answer: shown("Your second factor.", "MfaState", examples::mfa_state()),
+        failures: Vec::new(),
+    }
+}
+
+const PRESENT_PASSWORD: &str = "The present password. Whoever has none signs in again within ten minutes before.";
+
+fn begin_totp() -> Description {
+    Description {
+        summary: "Get a secret for an authenticator",
+        text: "It waits for its first code in this session, and replaces one that waits. Codes are those of RFC 6238 \
+               with SHA-1, six digits and 30 seconds.",
+        tag: Tag::SecondFactor,
+        body: Some(Body {
+            fields: vec![text("current_password", PRESENT_PASSWORD).at_most(512).password().nullable()],
+            rule: Rule::None,
+            is_required: false,
+            examples: vec![("begin", json!({ "current_password": "violet-anchor-72-meadow" }))],
+        }),
+        answer: shown(
+            "Add the secret to your authenticator and enter the code that it shows.",
+            "TotpEnrolment",
+            examples::totp_enrolment(),
+        ),
+        failures: vec![
+            WRONG_PASSWORD,
+            STEP_UP,
+            failure(409, "conflict", "Your account has a second factor already."),
+            LOCKED,
+            OVERLOADED,
+        ],
+    }
+}
+
+fn confirm_totp() -> Description {
+    Description {
+        summary: "Switch the second factor on",
+        text: "With the first code of the authenticator. Every other session ends, and the owner is told. The recovery \
+               codes are shown only here. A wrong code is 401 `invalid_mfa_code`, though the access token is good.",
+        tag: Tag::SecondFactor,
+        body: Some(Body {
+            fields: vec![text("code", "The authenticator's.").at_most(64).required()],
+            rule: Rule::None,
+            is_required: true,
+            examples: vec![("code", json!({ "code": "493027" }))],
+        }),
+        answer: shown(
+            "Your second factor is on. Keep the recovery codes: they are shown only once.",
+            "RecoveryCodes",
+            examples::recovery_codes(),
+        ),
+        failures: vec![
+            WRONG_MFA_CODE,
+            failure(409, "conflict", "No authenticator waits for its first code. Please begin again."),
+            LOCKED,
+        ],
+    }
+}
+
+fn change_mfa(summary: &'static str, text: &'static str, answer: Answer) -> Description {
+    Description {
+        summary,
+        text,
+        tag: Tag::SecondFactor,
+        body: Some(Body {
+            fields: vec![
+                self::text("current_password", PRESENT_PASSWORD).at_most(512).password().nullable(),
+                self::text("code", "The authenticator's, or one of the recovery codes.").at_most(64).required(),
+            ],
+            rule: Rule::None,
+            is_required: true,
+            examples: vec![("change", json!({ "current_password": "violet-anchor-72-meadow", "code": "493027" }))],
+        }),
+        answer,
+        failures: vec![
+            WRONG_PASSWORD,
+            WRONG_MFA_CODE,
+            STEP_UP,
+            failure(409, "conflict", "Your account has no second factor."),
+            LOCKED,
+            OVERLOADED,
+        ],
+    }
+}
+
+fn replace_recovery_codes() -> Description {
+    change_mfa(
+        "Get new recovery codes",
+        "The old ones are void. Every other session ends, and the owner is told. A wrong code is 401 \
+         `invalid_mfa_code`, though the access token is good.",
+        shown(
+            "Your new recovery codes. Keep them: they are shown only once.",
+            "RecoveryCodes",
+            examples::recovery_codes(),
+        ),
+    )
+}
+
+fn disable_mfa() -> Description {
+    change_mfa(
+        "Switch the second factor off",
+        "Every other session ends, and the owner is told. A wrong code is 401 `invalid_mfa_code`, though the access \
+         token is good.",
+        done("Your second factor is off. All other sessions were ended."),
+    )
 }
 
 fn google() -> Description {
@@ -379,7 +552,7 @@ fn google() -> Description {
                 ("bound", json!({ "id_token": examples::ID_TOKEN, "nonce": "n-0S6_WzA2Mj", "role": "vendor" })),
             ],
         }),
-        answer: signed_in("Login successful."),
+        answer: entered("Login successful."),
         failures: vec![
             failure(401, "invalid_google_token", "The Google sign-in is not valid."),
             failure(409, "conflict", "An account with this email address exists. Please sign in as you did before."),
@@ -660,15 +833,7 @@ fn change_password() -> Description {
             data: None,
             sets_cookie: true,
         },
-        failures: vec![
-            at_field(
-                failure(400, "invalid_current_password", "The current password is wrong."),
-                "current_password",
-                "This is not your present password.",
-            ),
-            LOCKED,
-            OVERLOADED,
-        ],
+        failures: vec![WRONG_PASSWORD, LOCKED, OVERLOADED],
     }
 }
 

@@ -236,6 +236,32 @@ pub fn components() -> Value {
             ("is_verified", json!({ "type": "boolean" })),
             ("user", named("User")),
         ]),
+        "MfaStep": object(&[
+            ("mfa_required", json!({ "const": true })),
+            ("mfa_token", json!({ "type": "string", "description": "Stands for this sign-in at mfa/verify, and for nothing else." })),
+            ("methods", methods("With what the second factor may be shown.")),
+            ("expires_in", json!({ "type": "integer", "minimum": 1, "description": "Seconds that the token is good." })),
+        ]),
+        "Entered": {
+            "description": "A session, or the question for the second factor.",
+            "oneOf": [named("LoginData"), named("MfaStep")]
+        },
+        "MfaState": object(&[
+            ("enabled", json!({ "type": "boolean" })),
+            ("methods", methods("None when it is off.")),
+            ("recovery_codes_left", json!({ "type": "integer", "minimum": 0 })),
+        ]),
+        "TotpEnrolment": object(&[
+            ("secret", json!({ "type": "string", "pattern": "^[A-Z2-7]{32}$", "description": "Base32, for typing." })),
+            ("otpauth_uri", json!({ "type": "string", "pattern": "^otpauth://totp/", "description": "For a QR code." })),
+            ("expires_in", json!({ "type": "integer", "minimum": 1, "description": "Seconds in which the first code has to be shown." })),
+        ]),
+        "RecoveryCodes": object(&[("recovery_codes", json!({
+            "type": "array",
+            "minItems": 1,
+            "items": { "type": "string", "pattern": "^[a-z2-7]{4}(-[a-z2-7]{4}){5}$" },
+            "description": "Each is good once, in any case and with or without dashes."
+        }))]),
         "TokenPair": object(&[
             ("access", token("The next access token.")),
             ("refresh", token("The next refresh token; the one that was sent is spent. It is set as a cookie too.")),
@@ -353,6 +379,10 @@ fn login_event() -> Vec<(&'static str, Value)> {
         ),
     ];
     own.into_iter().chain(client()).collect()
+}
+
+fn methods(description: &str) -> Value {
+    json!({ "type": "array", "items": { "enum": ["totp", "recovery_code"] }, "description": description })
 }
 
 /// An id.

@@ -1,0 +1,322 @@
+//! The second factor of a sign-in (contract §3): what waits for it, guesses at it, and what a change of it writes.
+//!
+//! Guesses are counted for the account, whichever method they are for and however often the sign-in is begun anew.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    audit,
+    error::Unavailable,
+    events::Event,
+    identifier::Identifier,
+    keys::same,
+    letters::{FactorChange, Letter},
+    lockout::{self, Subject},
+    login_events::WAYS_IN,
+    model::{Caller, EndReason, MfaMethod, SessionId, User, UserId},
+    outbox,
+    ports::{Audit as _, Ephemeral as _, Outbox as _, Ports, SecondFactors as _, Sessions as _},
+    recovery_codes,
+    register::stored_identifiers,
+    session::{Half, Opened, SignedIn},
+    totp::TotpFactor,
+};
+
+/// What a sign-in came to.
+#[expect(clippy::large_enum_variant, reason = "made once a request; boxing the usual one buys nothing")]
+#[derive(Clone)]
+pub enum Entered {
+    /// A session.
+    SignedIn(SignedIn),
+    /// The second factor is asked for.
+    SecondFactor(Challenge),
+}
+
+#[cfg(test)]
+impl Entered {
+    /// The session of somebody without a second factor.
+    pub fn signed_in(self) -> SignedIn {
+        match self {
+            Self::SignedIn(signed_in) => signed_in,
+            Self::SecondFactor(_) => panic!("a second factor is asked for"),
+        }
+    }
+
+    /// What is to be gone on with.
+    pub fn challenge(self) -> Challenge {
+        match self {
+            Self::SecondFactor(challenge) => challenge,
+            Self::SignedIn(_) => panic!("no second factor is asked for"),
+        }
+    }
+}
+
+/// What a sign-in that waits for its second factor is gone on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    /// `mfa_token`: good for nothing else.
+    pub token: String,
+    /// How long it is good.
+    pub expires_in: Duration,
+}
+
+const PURPOSE: &str = "second factor";
+
+// A sign-in that waits, sealed in the ephemeral store.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    user_id: UserId,
+    way: String,
+    new_hash: Option<String>,
+    // `email` or `phone`, and which.
+    identifier: Option<(String, String)>,
+    binding: String,
+}
+
+/// A sign-in that waits for its second factor, as it was kept.
+pub struct Waiting {
+    /// Whose.
+    pub user_id: UserId,
+    /// The way in, as audit events name it.
+    pub way: &'static str,
+    /// The password's hash made anew, when it was out of date.
+    pub new_hash: Option<String>,
+    /// What they signed in with.
+    pub identifier: Option<Identifier>,
+    binding: String,
+    key: String,
+    value: Vec<u8>,
+    expires_in: Duration,
+}
+
+impl Waiting {
+    /// Whether the user is still as they were: a new password and another second factor end what waits.
+    pub fn is_of(&self, user: &User) -> bool {
+        self.binding == binding(user)
+    }
+}
+
+fn binding(user: &User) -> String {
+    let nanos = |at: Option<time::OffsetDateTime>| at.map(time::OffsetDateTime::unix_timestamp_nanos);
+    format!("{:?}|{:?}", nanos(user.password_changed_at), nanos(user.second_factor_at))
+}
+
+/// Goes on with what a way in has opened, after its unit of work: keeps what waits for a second factor. `identifier`
+/// is what was signed in with, whose lock the second step obeys too.
+///
+/// # Errors
+/// The store is away.
+pub async fn enter<P: Ports>(
+    ports: &P,
+    opened: Opened,
+    identifier: Option<&Identifier>,
+) -> Result<Entered, Unavailable> {
+    let half = match opened {
+        Opened::Session(signed_in) => return Ok(Entered::SignedIn(signed_in)),
+        Opened::SecondFactor(half) => half,
+    };
+    let Half { user, new_hash, way } = half;
+    let kept = Kept {
+        user_id: user.id,
+        way: way.to_owned(),
+        new_hash,
+        identifier: identifier.map(|it| (it.kind().to_owned(), it.as_str().to_owned())),
+        binding: binding(&user),
+    };
+    let (id, keys, ttl) = (ports.new_id(), ports.keys(), ports.policy().mfa.ttl);
+    let clear = serde_json::to_vec(&kept).unwrap_or_default();
+    ports.ephemeral().put(&key(id), &keys.seal_payload(id, &clear, ports.random()), ttl).await?;
+    let token = keys.seal_challenge(PURPOSE, id.as_bytes(), ports.random());
+    Ok(Entered::SecondFactor(Challenge { token, expires_in: ttl }))
+}
+
+fn key(id: Uuid) -> String {
+    format!("mfa:{id}")
+}
+
+/// The sign-in that a token stands for, if it still waits.
+///
+/// # Errors
+/// The store is away.
+pub async fn waiting<P: Ports>(ports: &P, token: &str) -> Result<Option<Waiting>, Unavailable> {
+    let keys = ports.keys();
+    let id = keys.open_challenge(PURPOSE, token).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+    let Some(id) = id else { return Ok(None) };
+    let key = key(id);
+    let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
+    let kept = keys.open_payload(id, &entry.value).ok().and_then(|clear| serde_json::from_slice(&clear).ok());
+    let Some(Kept { user_id, way, new_hash, identifier, binding }) = kept else { return Ok(None) };
+    let Some(way) = WAYS_IN.into_iter().find(|known| *known == way) else { return Ok(None) };
+    let identifier = identifier.map(|(kind, text)| match kind.as_str() {
+        "email" => Identifier::Email(text),
+        _ => Identifier::Phone(text),
+    });
+    let (value, expires_in) = (entry.value, entry.expires_in);
+    Ok(Some(Waiting { user_id, way, new_hash, identifier, binding, key, value, expires_in }))
+}
+
+/// Ends the wait; `true` for exactly one of several callers.
+///
+/// # Errors
+/// The store is away.
+pub async fn claim<P: Ports>(ports: &P, waiting: &Waiting) -> Result<bool, Unavailable> {
+    ports.ephemeral().remove_if_equal(&waiting.key, &waiting.value).await
+}
+
+/// Takes the end of the wait back, when the sign-in could not be done.
+///
+/// # Errors
+/// The store is away.
+pub async fn give_back<P: Ports>(ports: &P, waiting: &Waiting) -> Result<(), Unavailable> {
+    ports.ephemeral().put_if_absent(&waiting.key, &waiting.value, waiting.expires_in).await.map(drop)
+}
+
+/// A right guess, not spent yet.
+#[must_use]
+pub enum Proof {
+    /// The code of this step.
+    Totp(i64),
+    /// The recovery code of this digest, and how many are left without it.
+    RecoveryCode([u8; 32], usize),
+}
+
+/// Says that a second factor was shown and is spent, in the unit of work that it is for.
+pub struct Shown(());
+
+/// Why a guess is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum GuessError {
+    /// It is wrong, or was right once.
+    #[error("the code is wrong")]
+    Wrong,
+    /// Too many were wrong.
+    #[error("the second factor is locked")]
+    Locked(Duration),
+    /// Something outside did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Checks a guess at a user's second factor.
+///
+/// # Errors
+/// [`GuessError`].
+pub async fn guess<P: Ports>(ports: &P, user: &User, method: MfaMethod, typed: &str) -> Result<Proof, GuessError> {
+    count(ports, user).await?;
+    let mut store = ports.store().await?;
+    match method {
+        MfaMethod::Totp => {
+            let factor = store.totp(user.id).await?;
+            let step = factor.and_then(|factor| factor.step_of(typed, ports.now()));
+            step.map(Proof::Totp).ok_or(GuessError::Wrong)
+        }
+        MfaMethod::RecoveryCode => {
+            let digest = recovery_codes::digest(ports.keys(), user.id, typed);
+            let unused = store.recovery_codes(user.id).await?;
+            match unused.iter().any(|kept| same(kept, &digest)) {
+                true => Ok(Proof::RecoveryCode(digest, unused.len().saturating_sub(1))),
+                false => Err(GuessError::Wrong),
+            }
+        }
+    }
+}
+
+/// Checks a guess at an authenticator that is not the user's yet.
+///
+/// # Errors
+/// [`GuessError`].
+pub async fn guess_first<P: Ports>(
+    ports: &P,
+    user: &User,
+    factor: &TotpFactor,
+    typed: &str,
+) -> Result<i64, GuessError> {
+    count(ports, user).await?;
+    factor.step_of(typed, ports.now()).ok_or(GuessError::Wrong)
+}
+
+// Before the guess is looked at, so that guesses side by side get no more than their number.
+async fn count<P: Ports>(ports: &P, user: &User) -> Result<(), GuessError> {
+    let subject = Subject::second_factor(user.id);
+    let locked = lockout::locked_for(ports, &subject).await?;
+    let locked = if locked.is_none() { lockout::count_failure(ports, &subject).await? } else { locked };
+    locked.map_or(Ok(()), |wait| Err(GuessError::Locked(wait)))
+}
+
+/// Clears the count of guesses, once one was right and what it was for is done.
+pub async fn forgive<P: Ports>(ports: &P, user: UserId) {
+    // After the commit: a fault here must not undo it.
+    if let Err(error) = lockout::clear(ports, &Subject::second_factor(user)).await {
+        tracing::warn!(error = %error, "guesses at a second factor not forgotten");
+    }
+}
+
+/// Spends a right guess in the unit of work that it is for; `None` when another has spent it.
+///
+/// # Errors
+/// The database is away.
+pub async fn spend<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    user: &User,
+    proof: &Proof,
+) -> Result<Option<Shown>, Unavailable> {
+    let is_spent = match proof {
+        Proof::Totp(step) => store.advance_totp(user.id, *step).await?,
+        Proof::RecoveryCode(digest, left) => {
+            let is_spent = store.spend_recovery_code(user.id, digest, ports.now()).await?;
+            if is_spent {
+                for to in stored_identifiers(user) {
+                    let letter = Letter::RecoveryCodeUsed { left: *left, reset_url: reset_url(ports) };
+                    store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
+                }
+            }
+            is_spent
+        }
+    };
+    Ok(is_spent.then_some(Shown(())))
+}
+
+fn reset_url<P: Ports>(ports: &P) -> String {
+    let policy = ports.policy();
+    format!("{}{}", policy.public_url, policy.links.password_forgotten)
+}
+
+/// Writes what every change of a second factor writes: other sessions end, the owner is told, audit and domain event.
+///
+/// # Errors
+/// The database is away.
+pub async fn note_change<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    caller: &Caller,
+    user: &User,
+    kept: Option<SessionId>,
+    change: FactorChange,
+) -> Result<(), Unavailable> {
+    let (now, why) = (ports.now(), EndReason::SecondFactorChanged);
+    for session_id in store.end_sessions_of(user.id, kept, why, now).await? {
+        let ended = Event::SessionEnded { user_id: user.id, session_id, reason: why };
+        store.enqueue(&outbox::event(ports, &ended)).await?;
+    }
+    let event = audit::event(ports, change.action(), caller).of_user(user.id);
+    let event = kept.map(|session| event.clone().in_session(session)).unwrap_or(event);
+    store.record(&event).await?;
+    store.enqueue(&outbox::event(ports, &Event::SecondFactorChanged { user_id: user.id, change })).await?;
+    let client = caller.client();
+    // To every address of theirs: whoever took over one of them must not be the only one to read it.
+    for to in stored_identifiers(user) {
+        let letter = Letter::SecondFactorChanged {
+            change,
+            when: now,
+            browser: client.browser.clone(),
+            os: client.os.clone(),
+            reset_url: reset_url(ports),
+        };
+        store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
+    }
+    Ok(())
+}
