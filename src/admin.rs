@@ -23,7 +23,7 @@ use crate::{
     },
     settings::{Secret, Settings},
     store::migrations,
-    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher},
+    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache},
     system,
 };
 
@@ -152,6 +152,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     let database = Database::new(settings);
     Ok(BlockingPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
+        sessions: SessionCache::new(Arc::default()),
         hasher: Hasher::new(settings, parts::hash_params(settings), 1),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),

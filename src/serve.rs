@@ -18,10 +18,10 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::{
     api::Edge,
     async_engine, parts,
-    services::limits::LocalLimiter,
+    services::{limits::LocalLimiter, session_cache::Versions},
     settings::{MailUrl, Settings, SmsUrl},
     store::{self, migrations},
-    sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump},
+    sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, SessionCache},
     telemetry,
 };
 
@@ -46,6 +46,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let edge = Arc::new(Edge::new(settings));
     let limiter = Arc::new(LocalLimiter::default());
     let places = parts::places(settings)?;
+    let versions = Arc::<Versions>::default();
     let (v1, v2) = (&settings.engines.v1, &settings.engines.v2);
 
     // Both addresses are taken before either engine answers.
@@ -57,6 +58,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             let database = Database::new(settings);
             let ports = BlockingPorts {
                 ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
+                sessions: SessionCache::new(Arc::clone(&versions)),
                 hasher: Hasher::new(settings, parts::hash_params(settings), parts::hash_slots(settings)),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),
@@ -76,7 +78,8 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let async_side = match v2_listener {
         Some(listener) => {
             let address = listener.local_addr()?;
-            let shared = async_engine::Shared { settings: settings.clone(), policy, keys, edge, limiter, places };
+            let shared =
+                async_engine::Shared { settings: settings.clone(), policy, keys, edge, limiter, places, versions };
             let engine = async_engine::start(listener, shared)?;
             tracing::info!(engine = "async", %address, "listening");
             Some(engine)

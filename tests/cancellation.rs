@@ -3,14 +3,16 @@
 
 mod support;
 
-use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher};
+use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache};
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::model::{
     AuditEvent, Caller, Channel, OutboxEntry, OutboxState, Outcome, Place, ProfileChanges, Session, SessionId, User,
     UserId,
 };
-use bifrons::services::ports::{Audit as _, Inserted, Outbox as _, Ports as _, Sessions as _, Users as _};
+use bifrons::services::ports::{
+    Audit as _, Inserted, Living, Outbox as _, Ports as _, Rotation, Sessions as _, Users as _,
+};
 use bifrons::settings::{DatabaseUrl, Settings};
 use bifrons::store::migrations;
 use data_encoding::BASE64URL_NOPAD;
@@ -144,6 +146,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     let database = Database::new(settings, connections).expect("a pool");
     AsyncPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::default(), connections).expect("a store"),
+        sessions: SessionCache::new(Arc::default()),
         hasher: Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),
@@ -269,7 +272,10 @@ async fn give_up_often(settings: &Settings, connections: usize, rounds: usize) {
         let rotation = async {
             let mut store = ports.store().await?;
             let now = ports.now();
-            store.rotate_session(its_session.id, 0, now, now).await?;
+            let living = Living { at: now, used_after: now, opened_after: now };
+            let (id, user) = (its_session.id, its_session.user_id);
+            let rotation = Rotation { id, user, from: 0, at: now, living, expires_at: now, absolute: None };
+            store.rotate_session(&rotation).await?;
             store.user(shared.id).await.map(drop)
         };
         if round % 2 == 0 {

@@ -14,7 +14,8 @@ use bifrons::services::model::{
     Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, SecondFactors as _, Sessions as _, Users as _,
+    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Rotation, SecondFactors as _, Sessions,
+    Users as _,
 };
 use bifrons::services::run::run;
 use bifrons::services::totp::{TotpFactor, TotpSecret};
@@ -79,6 +80,7 @@ impl Adapter for BlockingPorts {
         let database = sync_engine::Database::new(settings);
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+            sessions: sync_engine::SessionCache::new(Arc::default()),
             hasher: sync_engine::Hasher::new(settings, parts::hash_params(settings), 1),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
@@ -115,6 +117,7 @@ impl Adapter for AsyncPorts {
         let database = async_engine::Database::new(settings, pool).expect("a pool");
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default(), pool).expect("a store"),
+            sessions: async_engine::SessionCache::new(Arc::default()),
             hasher: async_engine::Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
@@ -312,7 +315,9 @@ everywhere! { DATABASES:
     of_many_links_of_one_account_elsewhere_exactly_one_is_made
     the_greatest_cost_of_imported_hashes_is_kept_while_there_are_any
     a_session_is_read_as_it_was_written
+    a_session_moves_on_only_as_long_as_it_may_live_and_its_user_is_active
     a_session_moves_on_from_its_present_generation_only
+    a_known_session_is_as_this_process_left_it_and_as_another_did_a_second_ago
     of_fifty_rotations_from_one_generation_exactly_one_succeeds
     a_session_ends_once
     every_living_session_of_one_user_ends
@@ -339,6 +344,7 @@ everywhere! { STORES:
     a_counter_counts_everyone_and_lives_from_its_first_count
     what_has_run_out_is_absent_and_replaceable
     a_request_counts_against_every_rule_or_none
+    a_request_is_taken_back
 }
 
 everywhere! { IN_REDIS:
@@ -586,7 +592,7 @@ mod stories {
         store.renew_registration(nobody.id, true, now).await.expect("an answer");
         assert!(!store.record_login(&nobody, None, now).await.expect("an answer"));
         assert!(store.session_with_user(nothing.id).await.expect("an answer").is_none());
-        assert!(!store.rotate_session(nothing.id, 0, now, later(now, 9)).await.expect("an answer"));
+        assert!(!rotated(&mut store, rotation(&nothing, 0, now, later(now, 9))).await);
         assert!(!store.end_session(nothing.id, EndReason::Logout, now).await.expect("an answer"));
         assert_eq!(store.end_sessions_of(nobody.id, None, EndReason::Logout, now).await.expect("an answer"), []);
         assert_eq!(store.claim(ports.new_id(), now, later(now, 9), 10).await.expect("an answer"), []);
@@ -1068,6 +1074,54 @@ mod stories {
         assert!(store.insert_session(&orphan).await.is_err(), "a session of nobody was written");
     }
 
+    // Of a session that is used and open no matter since when.
+    fn rotation(session: &Session, from: i64, at: OffsetDateTime, expires_at: OffsetDateTime) -> Rotation {
+        let living = Living { at, used_after: OffsetDateTime::UNIX_EPOCH, opened_after: OffsetDateTime::UNIX_EPOCH };
+        Rotation { id: session.id, user: session.user_id, from, at, living, expires_at, absolute: None }
+    }
+
+    async fn rotated<S: Sessions>(store: &mut S, rotation: Rotation) -> bool {
+        let until = store.rotate_session(&rotation).await.expect("an answer");
+        assert!(until.is_none_or(|until| until == rotation.expires_at));
+        until.is_some()
+    }
+
+    pub(super) async fn a_session_moves_on_only_as_long_as_it_may_live_and_its_user_is_active<P: Adapter>(
+        world: &World<P>,
+    ) {
+        let ports = &world.ports;
+        let owner = inserted(ports, user(ports)).await;
+        let it = opened(ports, session(ports, &owner)).await;
+        let (at, until) = (later(it.created_at, 100), later(it.created_at, 9000));
+        let good = rotation(&it, 0, at, until);
+        let mut store = ports.store().await.expect("a connection");
+        let living = |used_after, opened_after| Living { at, used_after, opened_after };
+        for refused in [
+            Rotation { user: user(ports).id, ..good },
+            Rotation { living: living(it.last_used_at, OffsetDateTime::UNIX_EPOCH), ..good },
+            Rotation { living: living(OffsetDateTime::UNIX_EPOCH, it.created_at), ..good },
+        ] {
+            assert_eq!(store.rotate_session(&refused).await.expect("an answer"), None);
+        }
+        assert_eq!(session_now(ports, it.id).await, it);
+        // It runs out at the earlier of both.
+        let brief = Rotation { absolute: Some(Duration::from_secs(5000)), ..good };
+        let end = later(it.created_at, 5000);
+        assert_eq!(store.rotate_session(&brief).await.expect("an answer"), Some(end));
+        assert_eq!(session_now(ports, it.id).await.expires_at, end);
+        let long = Rotation { from: 1, absolute: Some(Duration::from_secs(10_000)), ..good };
+        assert_eq!(store.rotate_session(&long).await.expect("an answer"), Some(until));
+        let next = Rotation { from: 2, ..good };
+        for change in ["is_active = false", "is_active = true, deleted_at = created_at"] {
+            let statement = format!("UPDATE users SET {change} WHERE pid = '{}'", owner.pid);
+            world.execute(&statement, &statement);
+            assert_eq!(store.rotate_session(&next).await.expect("an answer"), None, "{change}");
+        }
+        let statement = format!("UPDATE users SET deleted_at = NULL WHERE pid = '{}'", owner.pid);
+        world.execute(&statement, &statement);
+        assert_eq!(store.rotate_session(&next).await.expect("an answer"), Some(until));
+    }
+
     pub(super) async fn a_session_moves_on_from_its_present_generation_only<P: Adapter>(world: &World<P>) {
         let ports = &world.ports;
         let owner = inserted(ports, user(ports)).await;
@@ -1076,22 +1130,66 @@ mod stories {
         let (at, until) = (ports.now(), later(ports.now(), 9000));
         let mut store = ports.store().await.expect("a connection");
         for wrong in [-1, 1, 2] {
-            assert!(!store.rotate_session(before.id, wrong, at, until).await.expect("an answer"));
+            assert!(!rotated(&mut store, rotation(&before, wrong, at, until)).await);
         }
-        assert!(store.rotate_session(before.id, 0, at, until).await.expect("an answer"));
+        assert!(rotated(&mut store, rotation(&before, 0, at, until)).await);
         let after = Session { generation: 1, rotated_at: at, last_used_at: at, expires_at: until, ..before.clone() };
         assert_eq!(session_now(ports, before.id).await, after);
-        assert!(!store.rotate_session(before.id, 0, at, until).await.expect("an answer"), "a spent generation");
-        assert!(store.rotate_session(before.id, 1, at, until).await.expect("an answer"));
+        assert!(!rotated(&mut store, rotation(&before, 0, at, until)).await, "a spent generation");
+        assert!(rotated(&mut store, rotation(&before, 1, at, until)).await);
         // Neither one that has run out, to the microsecond, nor one that was ended.
         let last = later(at, 10);
-        assert!(store.rotate_session(before.id, 2, at, last).await.expect("an answer"));
-        assert!(!store.rotate_session(before.id, 3, last, until).await.expect("an answer"), "it has run out");
+        assert!(rotated(&mut store, rotation(&before, 2, at, last)).await);
+        assert!(!rotated(&mut store, rotation(&before, 3, last, until)).await, "it has run out");
         let just_before = last - Duration::from_micros(1);
-        assert!(store.rotate_session(before.id, 3, just_before, until).await.expect("an answer"));
+        assert!(rotated(&mut store, rotation(&before, 3, just_before, until)).await);
         assert!(store.end_session(before.id, EndReason::Logout, at).await.expect("an answer"));
-        assert!(!store.rotate_session(before.id, 4, at, until).await.expect("an answer"), "it was ended");
+        assert!(!rotated(&mut store, rotation(&before, 4, at, until)).await, "it was ended");
         assert_eq!(session_now(ports, bystander.id).await, bystander);
+    }
+
+    pub(super) async fn a_known_session_is_as_this_process_left_it_and_as_another_did_a_second_ago<P: Adapter>(
+        world: &World<P>,
+    ) {
+        let (ports, twin) = (&world.ports, world.twin());
+        let owner = inserted(ports, user(ports)).await;
+        let it = opened(ports, session(ports, &owner)).await;
+        let known = async |ports: &P| ports.known_session(it.id, owner.id).await.expect("an answer");
+        let nobodys = ports.known_session(SessionId(ports.new_id()), owner.id).await.expect("an answer");
+        assert!(nobodys.is_none());
+        for ports in [ports, &twin] {
+            let (first, second) = (known(ports).await.expect("a session"), known(ports).await.expect("a session"));
+            assert_eq!(*first.session, it);
+            assert_same(&first.user, &owner);
+            // On a busy machine the second look may come too late.
+            let is_late = first.good_for(Instant::now()).is_zero();
+            assert!(Arc::ptr_eq(&first.session, &second.session) || is_late);
+        }
+        let changes = ProfileChanges { bio: Some("new".to_owned()), ..ProfileChanges::default() };
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.update_profile(owner.id, &changes, ports.now()).await.expect("an answer").is_some());
+        drop(store);
+        assert_eq!(known(ports).await.expect("a session").user.bio, "new", "this process has made the change");
+        let undone = ports
+            .transaction(async |store| {
+                assert!(store.end_session(it.id, EndReason::Revoked, ports.now()).await?);
+                Err::<(), _>(Unavailable::database("on purpose"))
+            })
+            .await;
+        assert!(undone.is_err());
+        assert_eq!(known(ports).await.expect("a session").session.ended_at, None);
+        let done = ports.transaction(async |store| store.end_session(it.id, EndReason::Revoked, ports.now()).await);
+        assert!(done.await.expect("an answer"));
+        let ended_at = Instant::now();
+        assert!(known(ports).await.expect("a session").session.ended_at.is_some(), "this process has ended it");
+        loop {
+            let asked_at = Instant::now();
+            let session = Arc::clone(&known(&twin).await.expect("a session").session);
+            if session.ended_at.is_some() {
+                break;
+            }
+            assert!(asked_at - ended_at < Duration::from_secs(1), "another process still thinks that it lives");
+        }
     }
 
     pub(super) async fn of_fifty_rotations_from_one_generation_exactly_one_succeeds<P: Adapter>(world: &World<P>) {
@@ -1105,7 +1203,7 @@ mod stories {
                 .together(50, async |ports, nth| {
                     let ports = if nth % 2 == 0 { ports } else { twin.clone() };
                     let mut store = ports.store().await.expect("a connection");
-                    store.rotate_session(it.id, generation, ports.now(), until).await.expect("an answer")
+                    rotated(&mut store, rotation(&it, generation, ports.now(), until)).await
                 })
                 .await;
             assert_eq!(answers.iter().filter(|rotated| **rotated).count(), 1);
@@ -1815,6 +1913,22 @@ mod stories {
             assert!(one.remaining.abs_diff(other.remaining) <= 1, "{one:?} and {other:?}");
             assert!(one.reset.abs_diff(other.reset) < Duration::from_millis(25), "{one:?} and {other:?}");
         }
+    }
+
+    pub(super) async fn a_request_is_taken_back<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        let rules =
+            [Rule { key: format!("limit:{}", unique()), rate: Rate { count: 2, per: Duration::from_secs(3600) } }];
+        for _ in 0..5 {
+            assert!(matches!(store.admit(&rules).await, Decision::Admitted(_)));
+            store.take_back(&rules).await;
+        }
+        for _ in 0..2 {
+            assert!(matches!(store.admit(&rules).await, Decision::Admitted(_)));
+        }
+        assert!(matches!(store.admit(&rules).await, Decision::Throttled { .. }));
+        store.take_back(&[Rule { key: "limit:nobodys".to_owned(), ..rules[0].clone() }]).await;
+        assert!(matches!(store.admit(&rules).await, Decision::Throttled { .. }));
     }
 
     pub(super) async fn a_request_counts_against_every_rule_or_none<P: Adapter>(world: &World<P>) {

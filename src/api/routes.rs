@@ -1,6 +1,6 @@
 //! The one table of routes. Both engines look a request up here and must answer every operation.
 
-use crate::services::{limits::Class, problem::Problem};
+use crate::services::{authenticate::Look, limits::Class, problem::Problem};
 
 /// The version of the API, which is the engine that serves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +176,14 @@ impl Operation {
                 | Self::RevokeOtherSessions
                 | Self::LoginEvents
         )
+    }
+
+    /// How old what is known of its bearer may be: whatever changes something looks them up.
+    pub const fn look(self) -> Look {
+        match self {
+            Self::Me | Self::Sessions | Self::LoginEvents | Self::Mfa => Look::Remembered,
+            _ => Look::Anew,
+        }
     }
 
     /// Whether it takes an `X-Idempotency-Key`. None of these answers with a token.

@@ -17,6 +17,7 @@ use crate::{
     },
     settings::{Settings, StoreUrl},
     store::{
+        prepared::Prepared,
         redis::{self as commands, Breaker, Tries},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
@@ -138,11 +139,11 @@ impl Ephemeral for EphemeralStore {
         at!(self, Tries::Two,
             conn => {
                 let fresh = || (entries::value.eq(value), entries::count.eq(0), entries::expires_at.eq(until));
-                diesel::insert_into(entries::table)
+                Prepared(diesel::insert_into(entries::table)
                     .values((entries::key.eq(key), fresh()))
                     .on_conflict(entries::key)
                     .do_update()
-                    .set(fresh())
+                    .set(fresh()))
                     .execute(conn)
                     .await
                     .map(drop)
@@ -154,11 +155,11 @@ impl Ephemeral for EphemeralStore {
         let now = system::now();
         at!(self, Tries::One,
             conn => {
-                let stored = diesel::sql_query(sql::PUT_IF_ABSENT)
+                let stored = Prepared(diesel::sql_query(sql::PUT_IF_ABSENT)
                     .bind::<diesel::sql_types::Text, _>(key)
                     .bind::<diesel::sql_types::Binary, _>(value)
                     .bind::<Moment, _>(DbMoment(now + ttl))
-                    .bind::<Moment, _>(DbMoment(now))
+                    .bind::<Moment, _>(DbMoment(now)))
                     .execute(conn)
                     .await;
                 match stored {
@@ -207,15 +208,27 @@ impl Ephemeral for EphemeralStore {
     async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable> {
         let now = system::now();
         at!(self, Tries::One,
-            conn => diesel::sql_query(sql::INCREMENT)
+            conn => Prepared(diesel::sql_query(sql::INCREMENT)
                 .bind::<diesel::sql_types::Text, _>(key)
                 .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
                 .bind::<Moment, _>(DbMoment(now + ttl))
-                .bind::<Moment, _>(DbMoment(now))
+                .bind::<Moment, _>(DbMoment(now)))
                 .get_result::<Count>(conn)
                 .await
                 .map(|counted| counted.count),
             server => commands::increment(key, ttl).invoke_async(server).await)
+    }
+
+    async fn take_back(&self, rules: &[Rule]) {
+        if let Place::Redis { pool, breaker, limit } = &self.place {
+            let asked =
+                async |server: &mut deadpool_redis::Connection| commands::take_back(rules).invoke_async(server).await;
+            let answer: Result<(), _> = on_redis(pool, breaker, *limit, Tries::One, asked).await;
+            if answer.is_ok() {
+                return;
+            }
+        }
+        self.limiter.take_back(rules, system::now());
     }
 
     async fn admit(&self, rules: &[Rule]) -> Decision {

@@ -49,7 +49,7 @@ pub async fn handle(
     }
     let bearer = match operation.needs_bearer() {
         false => None,
-        true => match authenticate(ports, call.bearer()).await {
+        true => match authenticate(ports, call.bearer(), operation.look()).await {
             Ok(bearer) => Some(bearer),
             Err(error) => return Handled::new(None, Err(error.into())),
         },

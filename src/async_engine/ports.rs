@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, store::Store,
+    pump::Wake, session_cache::SessionCache, store::Store,
 };
 use crate::{
     places::Places,
@@ -15,10 +15,11 @@ use crate::{
         error::{Overloaded, Unavailable},
         imported_hashes::{Cost, Profile},
         keys::Keys,
-        model::Place,
+        model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::Ports,
+        ports::{Ports, Sessions as _},
+        session_cache::{Changes, Known},
     },
     system,
 };
@@ -30,6 +31,8 @@ pub struct AsyncPorts {
     pub database: Database,
     /// Codes, counters and locks.
     pub ephemeral: EphemeralStore,
+    /// What is remembered of sessions.
+    pub sessions: SessionCache,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -48,7 +51,8 @@ pub struct AsyncPorts {
 
 impl AsyncPorts {
     fn lend(&self, connection: super::database::Connection) -> Store {
-        Store { connection, keys: Arc::clone(&self.keys), nonce: system::random, has_letters: false }
+        let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
+        Store { connection, keys, nonce: system::random, has_letters: false, changes }
     }
 }
 
@@ -82,6 +86,10 @@ impl Ports for AsyncPorts {
 
     async fn store(&self) -> Result<Store, Unavailable> {
         Ok(self.lend(self.database.check_out().await?))
+    }
+
+    async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable> {
+        self.sessions.get(id, user, async || self.store().await?.session_with_user(id).await).await
     }
 
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Result<T, E>

@@ -35,12 +35,15 @@ use super::{
     hasher::Hasher,
     ports::AsyncPorts,
     pump::{Pump, Wake},
+    session_cache::SessionCache,
 };
 use crate::{
     api::{Edge, Handled, Matched, Reply, framing, log},
     parts,
     places::Places,
-    services::{error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, problem::Problem},
+    services::{
+        error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, problem::Problem, session_cache::Versions,
+    },
     settings::Settings,
 };
 
@@ -60,6 +63,8 @@ pub struct Shared {
     pub limiter: Arc<LocalLimiter>,
     /// Where addresses are.
     pub places: Option<Arc<Places>>,
+    /// What changes of sessions and users are told to, in both engines.
+    pub versions: Arc<Versions>,
 }
 
 /// A running engine.
@@ -114,13 +119,14 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
 }
 
 fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump, Arc<Requests>), Failure> {
-    let Shared { settings, policy, keys, edge, limiter, places } = shared;
+    let Shared { settings, policy, keys, edge, limiter, places, versions } = shared;
     let workers = match settings.engines.v2.workers {
         0 => available_parallelism().map_or(1, NonZero::get),
         workers => workers,
     };
     let hasher = Hasher::start(&settings, parts::hash_params(&settings), parts::hash_slots(&settings))?;
     let wake = Arc::new(Wake::default());
+    let sessions = SessionCache::new(versions);
     let breaches = BreachList::of(&settings)?.map(Arc::new);
     let google = Arc::new(GoogleKeys::of(&settings)?);
     // SQLite's connections live on threads of their own and serve all workers; a PostgreSQL or
@@ -139,6 +145,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
         Ok(AsyncPorts {
             database,
             ephemeral,
+            sessions: sessions.clone(),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),

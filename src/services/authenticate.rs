@@ -1,6 +1,6 @@
 //! Who bears an access token, and whether its session still lives.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     error::Unavailable,
@@ -14,9 +14,9 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Bearer {
     /// Who.
-    pub user: User,
+    pub user: Arc<User>,
     /// In which session.
-    pub session: Session,
+    pub session: Arc<Session>,
 }
 
 /// Why nobody was recognised.
@@ -45,31 +45,51 @@ impl From<AuthenticateError> for Problem {
     }
 }
 
-/// Recognises the bearer of an access token. The session is looked up each time, so that ending
-/// it works at once, on every instance.
+/// How old what is known of a bearer may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Looked up now: for whatever changes something.
+    Anew,
+    /// Less than a second old where another instance has changed it (contract §3): for what is only read.
+    Remembered,
+}
+
+/// Recognises the bearer of an access token, whose session has to live.
 ///
 /// # Errors
 /// [`AuthenticateError`].
-pub async fn authenticate<P: Ports>(ports: &P, token: Option<&str>) -> Result<Bearer, AuthenticateError> {
+pub async fn authenticate<P: Ports>(ports: &P, token: Option<&str>, look: Look) -> Result<Bearer, AuthenticateError> {
     let token = token.ok_or(AuthenticateError::Missing)?;
     let (keys, now) = (ports.keys(), ports.now());
     let claims = tokens::open(token, keys, &ports.policy().tokens, now).or(Err(AuthenticateError::NotValid))?;
     if claims.token_type != Kind::Access {
         return Err(AuthenticateError::NotValid);
     }
-    let mut store = ports.store().await?;
-    let found = store.session_with_user(claims.sid).await?;
-    let (session, user) = found.ok_or(AuthenticateError::NotValid)?;
+    let (bearer, may_note) = match look {
+        Look::Anew => {
+            let found = ports.store().await?.session_with_user(claims.sid).await?;
+            let (session, user) = found.ok_or(AuthenticateError::NotValid)?;
+            (Bearer { user: Arc::new(user), session: Arc::new(session) }, true)
+        }
+        Look::Remembered => {
+            let known = ports.known_session(claims.sid, claims.user_id).await?.ok_or(AuthenticateError::NotValid)?;
+            let bearer = Bearer { user: Arc::clone(&known.user), session: Arc::clone(&known.session) };
+            let is_due = bearer.session.last_used_at + NOTED_EVERY < now;
+            (bearer, is_due && known.may_note())
+        }
+    };
+    let Bearer { user, session } = &bearer;
     if !session.is_alive(&ports.policy().sessions, now) || !user.is_active || claims.user_id != user.id {
         return Err(AuthenticateError::NotValid);
     }
-    if session.last_used_at + NOTED_EVERY < now {
+    if session.last_used_at + NOTED_EVERY < now && may_note {
+        let note = async { ports.store().await?.touch_session(session.id, now - NOTED_EVERY, now).await };
         // A note that is not taken must not keep anybody out.
-        if let Err(error) = store.touch_session(session.id, now - NOTED_EVERY, now).await {
+        if let Err(error) = note.await {
             tracing::warn!(error = %error, "the use of a session was not noted");
         }
     }
-    Ok(Bearer { user, session })
+    Ok(bearer)
 }
 
 // Not at every request: each note is a write.
@@ -96,7 +116,7 @@ mod tests {
     }
 
     fn is_not_valid(world: &World, token: &str) -> bool {
-        matches!(run(authenticate(world, Some(token))), Err(AuthenticateError::NotValid))
+        matches!(run(authenticate(world, Some(token), Look::Anew)), Err(AuthenticateError::NotValid))
     }
 
     fn limited(idle: Option<u64>, absolute: Option<u64>) -> World {
@@ -110,9 +130,9 @@ mod tests {
     fn an_access_token_names_its_bearer_and_a_refresh_token_nobody() {
         let world = World::with_ada();
         let pair = signed_in(&world);
-        let bearer = run(authenticate(&world, Some(&pair.access))).unwrap();
+        let bearer = run(authenticate(&world, Some(&pair.access), Look::Remembered)).unwrap();
         assert_eq!((bearer.user.id, bearer.session.id), (world.users()[0].id, world.sessions()[0].id));
-        assert!(matches!(run(authenticate(&world, None)), Err(AuthenticateError::Missing)));
+        assert!(matches!(run(authenticate(&world, None, Look::Anew)), Err(AuthenticateError::Missing)));
         for token in [pair.refresh.as_str(), "", "x", "a.b.c", &format!("{}x", pair.access)] {
             assert!(is_not_valid(&world, token), "{token}");
         }

@@ -272,7 +272,7 @@ mod tests {
             let _ = change(&world, &bearer, WRONG, NEW);
         }
         change(&world, &bearer, PASSWORD, NEW).unwrap();
-        let bearer = Bearer { user: world.users().remove(0), ..bearer };
+        let bearer = Bearer { user: world.users().remove(0).into(), ..bearer };
         for _ in 0..5 {
             assert!(matches!(change(&world, &bearer, WRONG, PASSWORD), Err(ChangePasswordError::WrongPassword)));
         }
@@ -307,7 +307,7 @@ mod tests {
     fn who_has_no_password_has_no_present_one() {
         let (world, bearer) = signed_in();
         world.change_user(|user| user.password_hash = None);
-        let bearer = Bearer { user: world.users().remove(0), ..bearer };
+        let bearer = Bearer { user: world.users().remove(0).into(), ..bearer };
         let before = world.hashes();
         assert!(matches!(change(&world, &bearer, PASSWORD, NEW), Err(ChangePasswordError::WrongPassword)));
         assert_eq!((world.hashes(), world.users()[0].password_hash.clone()), (before + 1, None));

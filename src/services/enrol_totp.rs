@@ -238,7 +238,7 @@ mod tests {
     fn who_has_no_password_has_signed_in_a_moment_ago() {
         let (world, bearer) = signed_in();
         world.change_user(|user| user.password_hash = None);
-        let bearer = Bearer { user: world.users().remove(0), ..bearer };
+        let bearer = Bearer { user: world.users().remove(0).into(), ..bearer };
         begin(&world, &bearer, "").unwrap();
         world.pass(step_up::RECENT);
         assert_eq!(code_of(begin(&world, &bearer, PASSWORD)), "step_up_required");

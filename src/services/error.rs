@@ -29,6 +29,11 @@ impl Unavailable {
         Self { what: "Google's key service", source: source.into() }
     }
 
+    /// The same failure for one more of those who waited for it.
+    pub fn again(&self) -> Self {
+        Self { what: self.what, source: self.source.to_string().into() }
+    }
+
     /// The ephemeral store did not do what it was asked.
     pub fn store(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { what: "the store", source: source.into() }

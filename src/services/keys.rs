@@ -298,10 +298,23 @@ impl Keys {
         mac(&*self.index, &all)
     }
 
-    /// The `jti` of a session's token in one generation: 32 hex digits, never stored.
+    /// The `jti` of a session's token in one generation: 32 hex digits, never stored. The first eight are the
+    /// generation, so that nobody needs a look-up to know it; the others a keyed digest, so that whoever holds the
+    /// signing key, as other services may, still cannot make the tokens of another generation.
     pub fn token_id(&self, session: SessionId, generation: i64, kind: &str) -> String {
         let digest = mac(&*self.token_ids, &[session.0.as_bytes(), &generation.to_be_bytes(), kind.as_bytes()]);
-        data_encoding::HEXLOWER.encode(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
+        let mut id = [0; 16];
+        let [.., a, b, c, d] = generation.to_be_bytes();
+        let bytes = [a, b, c, d].into_iter().chain(digest);
+        id.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        data_encoding::HEXLOWER.encode(&id)
+    }
+
+    /// The generation that a `jti` is of, when it is one of this session and kind.
+    pub fn generation(&self, session: SessionId, kind: &str, jti: &str) -> Option<i64> {
+        // Of more generations than that, a look-up tells.
+        let generation = jti.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(i64::from)?;
+        same(jti.as_bytes(), self.token_id(session, generation, kind).as_bytes()).then_some(generation)
     }
 
     // format ‖ key id ‖ nonce ‖ ciphertext and tag
@@ -416,6 +429,28 @@ mod tests {
             .map(|(session, generation, kind)| keys().token_id(session, generation, kind));
         assert!(ids.iter().all(|id| id.len() == 32));
         assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+    }
+
+    #[test]
+    fn a_token_id_tells_its_generation_to_whoever_can_make_it() {
+        let (one, two) = (SessionId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)));
+        for generation in [0, 1, 7, i64::from(u32::MAX)] {
+            let id = keys().token_id(one, generation, "refresh");
+            assert_eq!(keys().generation(one, "refresh", &id), Some(generation));
+            assert_eq!(keys().generation(two, "refresh", &id), None);
+            assert_eq!(keys().generation(one, "access", &id), None);
+            assert_eq!(Keys::derive(&[8; 32], None, None).generation(one, "refresh", &id), None);
+        }
+        // Of the next generation nothing is known but its number.
+        let (now, next) = (keys().token_id(one, 1, "refresh"), keys().token_id(one, 2, "refresh"));
+        assert_ne!(now.get(8..), next.get(8..));
+        let guess = format!("00000002{}", now.get(8..).unwrap());
+        assert_eq!(keys().generation(one, "refresh", &guess), None);
+        let many = i64::from(u32::MAX) + 2;
+        assert_eq!(keys().generation(one, "refresh", &keys().token_id(one, many, "refresh")), None);
+        for id in ["", "0000000", "é0000000", &"0".repeat(32), "+0000001aaaaaaaaaaaaaaaaaaaaaaaa"] {
+            assert_eq!(keys().generation(one, "refresh", id), None, "{id}");
+        }
     }
 
     #[test]

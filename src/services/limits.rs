@@ -181,6 +181,20 @@ impl LocalLimiter {
     }
 }
 
+impl LocalLimiter {
+    /// Uncounts a request that was counted at about this time.
+    pub fn take_back(&self, rules: &[Rule], now: OffsetDateTime) {
+        let now = u128::try_from(now.unix_timestamp_nanos() / 1000).unwrap_or_default();
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        for rule in rules {
+            if let Some((window, _)) = windows.get_mut(&rule.key) {
+                *window = window.at(now, rule.rate.per.as_micros().max(1));
+                window.current = window.current.saturating_sub(1);
+            }
+        }
+    }
+}
+
 /// Which limits a route is under (contract §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -207,6 +221,14 @@ pub async fn admit<P: Ports>(
     user: Option<UserId>,
 ) -> Result<Option<Standing>, Problem> {
     admit_by(ports, &rules(&ports.policy().limits, class, caller, user)).await
+}
+
+/// Uncounts a request that [`admit`] has counted for this user, who had nothing to do with it.
+pub async fn take_back<P: Ports>(ports: &P, class: Class, caller: &Caller, user: UserId) {
+    let rules = rules(&ports.policy().limits, class, caller, Some(user));
+    if !rules.is_empty() {
+        ports.ephemeral().take_back(&rules).await;
+    }
 }
 
 /// Counts a request against these rules.
@@ -316,6 +338,22 @@ mod tests {
         assert!(is_admitted(&limiter.admit(&[tight.clone(), wide.clone()], at(0.0))));
         assert!(matches!(limiter.admit(&[tight, wide.clone()], at(0.0)), Decision::Throttled { .. }));
         assert!(is_admitted(&limiter.admit(&[wide], at(0.0))));
+    }
+
+    #[test]
+    fn what_is_taken_back_was_never_counted() {
+        let limiter = LocalLimiter::default();
+        let rules = [Rule { key: "k".into(), rate: RATE }];
+        for _ in 0..30 {
+            assert!(is_admitted(&ask(&limiter, 1.0)));
+            limiter.take_back(&rules, at(1.1));
+        }
+        for _ in 0..10 {
+            assert!(is_admitted(&ask(&limiter, 1.0)));
+        }
+        assert!(!is_admitted(&ask(&limiter, 1.0)));
+        limiter.take_back(&[Rule { key: "unknown".into(), rate: RATE }], at(1.0));
+        assert_eq!(limiter.windows.lock().unwrap().len(), 1);
     }
 
     #[test]

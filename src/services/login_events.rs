@@ -46,7 +46,7 @@ mod tests {
         // By hand, for a sign-in would be one more.
         let (session, user) = (world.sessions().remove(0), world.users().remove(0));
         let page = request::<PageQuery>(query).page().unwrap();
-        run(login_events(world, &Bearer { user, session }, page)).unwrap()
+        run(login_events(world, &Bearer { user: user.into(), session: session.into() }, page)).unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jsonwebtoken::DecodingKey;
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    authenticate::{Bearer, authenticate},
+    authenticate::{Bearer, Look, authenticate},
     create_user::{CreateUser, Credential, create_user},
     enrol_totp::{begin_totp, confirm_totp},
     error::{Overloaded, Unavailable},
@@ -33,9 +33,12 @@ use super::{
         Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, MfaPolicy, OtpPolicy, OutboxPolicy,
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
-    ports::{Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, SecondFactors, Sessions, Users},
+    ports::{
+        Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Rotation, SecondFactors, Sessions, Users,
+    },
     run::run,
     session::{self, SignedIn},
+    session_cache::Known,
     tokens::Pair,
     totp::{TotpFactor, TotpSecret},
 };
@@ -290,12 +293,12 @@ impl World {
 
     /// Who bears a pair.
     pub fn bearer(&self, pair: &Pair) -> Bearer {
-        run(authenticate(self, Some(&pair.access))).unwrap()
+        run(authenticate(self, Some(&pair.access), Look::Anew)).unwrap()
     }
 
     /// Whether a pair's session still lives.
     pub fn is_alive(&self, pair: &Pair) -> bool {
-        run(authenticate(self, Some(&pair.access))).is_ok()
+        run(authenticate(self, Some(&pair.access), Look::Anew)).is_ok()
     }
 
     /// Lets time pass.
@@ -492,6 +495,11 @@ impl Ports for World {
     async fn store(&self) -> Result<Self, Unavailable> {
         self.note("store");
         Ok(self.clone())
+    }
+
+    async fn known_session(&self, id: SessionId, _user: UserId) -> Result<Option<Arc<Known>>, Unavailable> {
+        let found = self.clone().session_with_user(id).await?;
+        Ok(found.map(|(session, user)| Arc::new(Known::new(session, user, Instant::now()))))
     }
 
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Self) -> Result<T, E>) -> Result<T, E>
@@ -739,24 +747,25 @@ impl Sessions for World {
         Ok(self.user(session.user_id).await?.map(|user| (session, user)))
     }
 
-    async fn rotate_session(
-        &mut self,
-        id: SessionId,
-        from: i64,
-        at: OffsetDateTime,
-        expires_at: OffsetDateTime,
-    ) -> Result<bool, Unavailable> {
+    async fn rotate_session(&mut self, rotation: &Rotation) -> Result<Option<OffsetDateTime>, Unavailable> {
+        self.note("rotate_session");
         if self.0.commit_fails.get() {
             return Err(Unavailable::database("the commit fails on purpose"));
         }
+        let Rotation { id, user, from, at, expires_at, absolute, .. } = *rotation;
         let mut facts = self.0.facts.borrow_mut();
+        let is_active = |row: &User| row.id == user && row.is_active && row.deleted_at.is_none();
+        if !facts.users.iter().any(is_active) {
+            return Ok(None);
+        }
         let is_it = |session: &&mut Session| {
-            session.id == id && session.generation == from && session.is_alive(&self.0.policy.sessions, at)
+            let is_same = session.id == id && session.user_id == user && session.generation == from;
+            is_same && session.is_alive(&self.0.policy.sessions, at)
         };
-        let Some(session) = facts.sessions.iter_mut().find(is_it) else { return Ok(false) };
-        (session.generation, session.rotated_at, session.expires_at) = (from + 1, at, expires_at);
-        session.last_used_at = at;
-        Ok(true)
+        let Some(session) = facts.sessions.iter_mut().find(is_it) else { return Ok(None) };
+        session.expires_at = absolute.map_or(expires_at, |life| expires_at.min(session.created_at + life));
+        (session.generation, session.rotated_at, session.last_used_at) = (from + 1, at, at);
+        Ok(Some(session.expires_at))
     }
 
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable> {
@@ -1066,6 +1075,10 @@ impl Ephemeral for World {
         let (count, until) = self.living(key).map_or((1, self.now() + ttl), |(_, count, until)| (count + 1, until));
         self.insert(key, b"", count, until);
         Ok(count)
+    }
+
+    async fn take_back(&self, rules: &[Rule]) {
+        self.0.limiter.take_back(rules, self.now());
     }
 
     async fn admit(&self, rules: &[Rule]) -> Decision {

@@ -53,6 +53,7 @@ pub mod reset_mfa;
 pub mod run;
 pub mod second_factor;
 pub mod session;
+pub mod session_cache;
 pub mod sessions;
 pub mod step_up;
 pub mod stuffing;

@@ -27,6 +27,7 @@ use super::{
     },
     passwords::{Guessable, HashAs, Password, Verified},
     policy::Policy,
+    session_cache::Known,
     totp::TotpFactor,
 };
 
@@ -63,6 +64,10 @@ pub trait Ports {
 
     /// A connection on which every statement stands for itself.
     async fn store(&self) -> Result<Self::Store, Unavailable>;
+
+    /// A session and its user, as they were less than a second ago, and with every change that this process has
+    /// made. Those who ask at once for what nobody has read yet wait for one statement.
+    async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable>;
 
     /// One unit of work: committed when `work` is `Ok`, undone when it is not.
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Self::Store) -> Result<T, E>) -> Result<T, E>
@@ -170,15 +175,9 @@ pub trait Sessions {
     async fn insert_session(&mut self, session: &Session) -> Result<(), Unavailable>;
     /// A session, ended or not, with its user.
     async fn session_with_user(&mut self, id: SessionId) -> Result<Option<(Session, User)>, Unavailable>;
-    /// Moves a living session from generation `from` to the next, in one statement; `false` when
-    /// it has moved on or ended.
-    async fn rotate_session(
-        &mut self,
-        id: SessionId,
-        from: i64,
-        at: OffsetDateTime,
-        expires_at: OffsetDateTime,
-    ) -> Result<bool, Unavailable>;
+    /// Moves a living session of an active user to its next generation, in one statement, and returns when it
+    /// runs out from then on; `None` when it has moved on or does not live.
+    async fn rotate_session(&mut self, rotation: &Rotation) -> Result<Option<OffsetDateTime>, Unavailable>;
     /// Ends a living session; `false` when it had ended.
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable>;
     /// Ends every living session of a user, but for one when it is named, and returns them.
@@ -198,6 +197,25 @@ pub trait Sessions {
     ) -> Result<(), Unavailable>;
     /// A user's sessions that have neither ended nor run out, the newest sign-in first.
     async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable>;
+}
+
+/// The next generation of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation {
+    /// Which.
+    pub id: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// The generation that it is in.
+    pub from: i64,
+    /// When it moves on.
+    pub at: OffsetDateTime,
+    /// Only if it is one of these.
+    pub living: Living,
+    /// When it runs out from then on …
+    pub expires_at: OffsetDateTime,
+    /// … but no later than this long after it was opened.
+    pub absolute: Option<Duration>,
 }
 
 /// Which sessions live.
@@ -321,4 +339,6 @@ pub trait Ephemeral {
     /// Counts one request against every rule, or against none when one of them is exhausted.
     /// Never fails: without the store it decides with counters of this process.
     async fn admit(&self, rules: &[Rule]) -> Decision;
+    /// Takes back what a request counted. Where that fails, one request more is counted than there was.
+    async fn take_back(&self, rules: &[Rule]);
 }

@@ -86,7 +86,7 @@ pub async fn update_profile<P: Ports>(
         address: text(request.address),
     };
     if changes == ProfileChanges::default() {
-        return Ok(bearer.user.clone());
+        return Ok(User::clone(&bearer.user));
     }
     let user_id = bearer.user.id;
     ports

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    model::SessionId,
-    ports::{Ephemeral as _, Ports, Sessions as _},
+    model::{SessionId, UserId},
+    ports::{Ephemeral as _, Living, Ports, Rotation, Sessions as _},
 };
 
 /// What works and what does not.
@@ -27,6 +27,7 @@ impl Readiness {
 
 // A session that nobody has: the cheapest statement that needs the schema and the right to write.
 const NOBODY: SessionId = SessionId(uuid::Uuid::nil());
+const NOBODY_AT_ALL: UserId = UserId(uuid::Uuid::nil());
 // Of a value that the store has kept for less than this, it need not be asked again.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -35,7 +36,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// something to write, however often this is asked.
 pub async fn ready<P: Ports>(ports: &P) -> Readiness {
     let now = ports.now();
-    let database = async { ports.store().await?.rotate_session(NOBODY, 0, now, now).await };
+    let living = Living { at: now, used_after: now, opened_after: now };
+    let nobodys =
+        Rotation { id: NOBODY, user: NOBODY_AT_ALL, from: 0, at: now, living, expires_at: now, absolute: None };
+    let database = async { ports.store().await?.rotate_session(&nobodys).await };
     let word = |works: bool| if works { "ok" } else { "unavailable" };
     let database = word(database.await.is_ok());
     Readiness { database, store: word(ports.ephemeral().put_if_absent("ready", b"", FRESH).await.is_ok()) }

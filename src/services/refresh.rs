@@ -15,14 +15,14 @@ use super::{
     fields::{Exact, FieldErrors, field_error, nullable},
     keys::Keys,
     letters::Letter,
-    limits::{Class, Standing, admit},
+    limits::{Class, Standing, admit, take_back},
     model::{Caller, EndReason, Session, User, UserId},
     outbox,
     policy::Policy,
-    ports::{Audit as _, Outbox as _, Ports, Sessions as _},
+    ports::{Audit as _, Outbox as _, Ports, Rotation, Sessions as _},
     problem::Problem,
-    session,
-    tokens::{self, Claims, Kind, Pair},
+    sessions::living,
+    tokens::{self, Claims, Issue, Kind, Pair},
     verify_otp::identifier_of,
 };
 
@@ -140,19 +140,37 @@ async fn next_pair<P: Ports>(
         count(None).await?;
         return Err(RefreshError::NotValid);
     };
+    // Before anything is written. Whether the token is a living one shows later; what a dead one has used up of its
+    // user's requests is given back.
+    let counted = count(Some(claims.user_id)).await;
+    let give_back = async || match &counted {
+        Ok(()) => take_back(ports, Class::Sustained, caller, claims.user_id).await,
+        Err(_) => (),
+    };
+    // The usual case is one statement: the token tells its generation, and the session moves on if it is in that one.
+    if let (Ok(()), Some(from)) = (&counted, tokens::generation(&claims, keys))
+        && let Some(pair) = rotate(ports, &claims, from).await?
+    {
+        return Ok(pair);
+    }
     // Whoever loses the race for the rotation finds the winner's generation on the second look.
-    for turn in 0..3 {
+    for _ in 0..3 {
         let found = ports.store().await?.session_with_user(claims.sid).await?;
-        let Some((mut session, user)) = found else {
+        let Some((session, user)) = found else {
+            give_back().await;
             count(None).await?;
             return Err(RefreshError::NotValid);
         };
-        let now = ports.now();
-        let verdict = judge(&claims, &session, &user, keys, ports.policy(), now);
-        match verdict {
-            Verdict::Rotate | Verdict::Repeat if turn == 0 => count(Some(user.id)).await?,
-            Verdict::Rotate | Verdict::Repeat => (),
+        match judge(&claims, &session, &user, keys, ports.policy(), ports.now()) {
+            Verdict::Rotate | Verdict::Repeat if counted.is_err() => break,
+            Verdict::Repeat => return Ok(tokens::mint(&session, keys, policy)),
+            Verdict::Rotate => {
+                if let Some(pair) = rotate(ports, &claims, session.generation).await? {
+                    return Ok(pair);
+                }
+            }
             Verdict::Dead => {
+                give_back().await;
                 count(None).await?;
                 let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
                 ports.store().await?.record(&event.refused("session_over")).await?;
@@ -161,22 +179,30 @@ async fn next_pair<P: Ports>(
             // The session ends whatever the limits say; once it has, the token is a dead one.
             Verdict::Reused => {
                 end_reused(ports, caller, &session, &user).await?;
+                give_back().await;
                 count(None).await?;
                 return Err(RefreshError::Reused);
             }
         }
-        if verdict == Verdict::Repeat {
-            return Ok(tokens::mint(&session, keys, policy));
-        }
-        let expires_at = session::expiry(ports.policy(), session.created_at, now);
-        if ports.store().await?.rotate_session(session.id, session.generation, now, expires_at).await? {
-            session.generation += 1;
-            session.rotated_at = now;
-            session.expires_at = expires_at;
-            return Ok(tokens::mint(&session, keys, policy));
-        }
     }
-    Err(RefreshError::NotValid)
+    counted.and(Err(RefreshError::NotValid))
+}
+
+// The next pair of the token's session, if it is in this generation and lives.
+async fn rotate<P: Ports>(ports: &P, claims: &Claims, from: i64) -> Result<Option<Pair>, Unavailable> {
+    let (policy, at) = (ports.policy(), ports.now());
+    let rotation = Rotation {
+        id: claims.sid,
+        user: claims.user_id,
+        from,
+        at,
+        living: living(&policy.sessions, at),
+        expires_at: at + policy.tokens.refresh_ttl,
+        absolute: policy.sessions.absolute,
+    };
+    let expires_at = ports.store().await?.rotate_session(&rotation).await?;
+    let issue = |expires_at| Issue { session: claims.sid, user: claims.user_id, generation: from + 1, at, expires_at };
+    Ok(expires_at.map(|expires_at| tokens::mint(issue(expires_at), ports.keys(), &policy.tokens)))
 }
 
 async fn end_reused<P: Ports>(ports: &P, caller: &Caller, session: &Session, user: &User) -> Result<(), Unavailable> {

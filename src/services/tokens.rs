@@ -76,17 +76,41 @@ pub struct NotValid;
 // Ours have some 500 bytes; what is much longer is no token of ours.
 const MOST_BYTES: usize = 4096;
 
-/// The tokens of the session's present generation.
-pub fn mint(session: &Session, keys: &Keys, policy: &TokenPolicy) -> Pair {
-    let issued = session.rotated_at.unix_timestamp();
+/// What the tokens of one generation are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Issue {
+    /// Which session.
+    pub session: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// Which of its generations.
+    pub generation: i64,
+    /// When that began.
+    pub at: OffsetDateTime,
+    /// When the session runs out.
+    pub expires_at: OffsetDateTime,
+}
+
+impl From<&Session> for Issue {
+    /// The session's present generation.
+    fn from(session: &Session) -> Self {
+        let Session { id, user_id, generation, rotated_at, expires_at, .. } = *session;
+        Self { session: id, user: user_id, generation, at: rotated_at, expires_at }
+    }
+}
+
+/// The tokens of one generation of a session.
+pub fn mint(issue: impl Into<Issue>, keys: &Keys, policy: &TokenPolicy) -> Pair {
+    let issue = issue.into();
+    let issued = issue.at.unix_timestamp();
     let token = |kind: Kind, expires: i64| {
         let claims = Claims {
             token_type: kind,
             exp: expires,
             iat: issued,
-            jti: keys.token_id(session.id, session.generation, kind.word()),
-            user_id: session.user_id,
-            sid: session.id,
+            jti: keys.token_id(issue.session, issue.generation, kind.word()),
+            user_id: issue.user,
+            sid: issue.session,
             iss: policy.issuer.clone(),
             aud: policy.audience.clone(),
         };
@@ -96,12 +120,12 @@ pub fn mint(session: &Session, keys: &Keys, policy: &TokenPolicy) -> Pair {
     };
     let life = i64::try_from(policy.access_ttl.as_secs()).unwrap_or(i64::MAX);
     // An access token never outlives its session.
-    let access_expires = issued.saturating_add(life).min(session.expires_at.unix_timestamp());
+    let access_expires = issued.saturating_add(life).min(issue.expires_at.unix_timestamp());
     Pair {
         access: token(Kind::Access, access_expires),
-        refresh: token(Kind::Refresh, session.expires_at.unix_timestamp()),
+        refresh: token(Kind::Refresh, issue.expires_at.unix_timestamp()),
         expires_in: u64::try_from(access_expires - issued).unwrap_or_default(),
-        refresh_expires_at: session.expires_at,
+        refresh_expires_at: issue.expires_at,
     }
 }
 
@@ -133,6 +157,11 @@ const fn algorithm(keys: &Keys) -> jsonwebtoken::Algorithm {
         Algorithm::Hs256 => jsonwebtoken::Algorithm::HS256,
         Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
     }
+}
+
+/// The generation that a refresh token is of, when its id says so.
+pub fn generation(claims: &Claims, keys: &Keys) -> Option<i64> {
+    keys.generation(claims.sid, claims.token_type.word(), &claims.jti)
 }
 
 /// Whether the claims are those of the session's generation `generation`.

@@ -48,11 +48,16 @@ pub async fn verify_token<P: Ports>(ports: &P, request: VerifyToken) -> Result<(
     let token = request.token.map(|token| token.0).unwrap_or_default();
     let (keys, policy, now) = (ports.keys(), &ports.policy().tokens, ports.now());
     let claims = tokens::open(&token, keys, policy, now).or(Err(VerifyTokenError::NotValid))?;
-    let found = ports.store().await?.session_with_user(claims.sid).await?;
-    let (session, user) = found.ok_or(VerifyTokenError::NotValid)?;
     let is_good = match claims.token_type {
-        Kind::Access => session.is_alive(&ports.policy().sessions, now) && user.is_active && claims.user_id == user.id,
+        Kind::Access => {
+            let known = ports.known_session(claims.sid, claims.user_id).await?.ok_or(VerifyTokenError::NotValid)?;
+            let is_alive = known.session.is_alive(&ports.policy().sessions, now);
+            is_alive && known.user.is_active && claims.user_id == known.user.id
+        }
+        // Whether it was spent must not be a second old.
         Kind::Refresh => {
+            let found = ports.store().await?.session_with_user(claims.sid).await?;
+            let (session, user) = found.ok_or(VerifyTokenError::NotValid)?;
             let verdict = refresh::judge(&claims, &session, &user, keys, ports.policy(), now);
             matches!(verdict, Verdict::Rotate | Verdict::Repeat)
         }

@@ -2,6 +2,7 @@
 
 pub mod migrations;
 pub mod postgres_tls;
+pub mod prepared;
 pub mod redis;
 pub mod rows;
 pub mod schema;

@@ -40,6 +40,16 @@ static INCREMENT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+// The newest window may be another by now: then what was counted in it hardly weighs any more.
+static TAKE_BACK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "for _, key in ipairs(KEYS) do
+           local current = redis.call('HGET', key, 'current')
+           if current and tonumber(current) > 0 then redis.call('HINCRBY', key, 'current', -1) end
+         end",
+    )
+});
+
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/admit.lua")));
 
 /// Stores a value.
@@ -97,6 +107,15 @@ pub fn admit(rules: &[Rule]) -> ScriptInvocation<'static> {
     for rule in rules {
         let micros = u64::try_from(rule.rate.per.as_micros()).unwrap_or(u64::MAX);
         script.key(&rule.key).arg(micros).arg(rule.rate.count);
+    }
+    script
+}
+
+/// Uncounts a request that [`admit`] has counted.
+pub fn take_back(rules: &[Rule]) -> ScriptInvocation<'static> {
+    let mut script = TAKE_BACK.prepare_invoke();
+    for rule in rules {
+        script.key(&rule.key);
     }
     script
 }

@@ -19,6 +19,7 @@ use crate::{
     },
     settings::{Settings, StoreUrl},
     store::{
+        prepared::Prepared,
         redis::{self as commands, Breaker, Tries},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
@@ -151,11 +152,11 @@ impl Ephemeral for EphemeralStore {
         at!(self, Tries::Two,
             conn => {
                 let fresh = || (entries::value.eq(value), entries::count.eq(0), entries::expires_at.eq(until));
-                diesel::insert_into(entries::table)
+                Prepared(diesel::insert_into(entries::table)
                     .values((entries::key.eq(key), fresh()))
                     .on_conflict(entries::key)
                     .do_update()
-                    .set(fresh())
+                    .set(fresh()))
                     .execute(conn)
                     .map(drop)
             },
@@ -165,11 +166,11 @@ impl Ephemeral for EphemeralStore {
     fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Ready<Result<Option<Duration>, Unavailable>> {
         let now = system::now();
         at!(self, Tries::One,
-            conn => diesel::sql_query(sql::PUT_IF_ABSENT)
+            conn => Prepared(diesel::sql_query(sql::PUT_IF_ABSENT)
                 .bind::<diesel::sql_types::Text, _>(key)
                 .bind::<diesel::sql_types::Binary, _>(value)
                 .bind::<Moment, _>(DbMoment(now + ttl))
-                .bind::<Moment, _>(DbMoment(now))
+                .bind::<Moment, _>(DbMoment(now)))
                 .execute(conn)
                 .and_then(|stored| {
                     if stored == 1 {
@@ -212,14 +213,25 @@ impl Ephemeral for EphemeralStore {
     fn increment(&self, key: &str, ttl: Duration) -> Ready<Result<i64, Unavailable>> {
         let now = system::now();
         at!(self, Tries::One,
-            conn => diesel::sql_query(sql::INCREMENT)
+            conn => Prepared(diesel::sql_query(sql::INCREMENT)
                 .bind::<diesel::sql_types::Text, _>(key)
                 .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
                 .bind::<Moment, _>(DbMoment(now + ttl))
-                .bind::<Moment, _>(DbMoment(now))
+                .bind::<Moment, _>(DbMoment(now)))
                 .get_result::<Count>(conn)
                 .map(|counted| counted.count),
             server => commands::increment(key, ttl).invoke(server))
+    }
+
+    fn take_back(&self, rules: &[Rule]) -> Ready<()> {
+        if let Place::Redis { pool, breaker } = &self.place {
+            let asked = |server: &mut redis::Connection| commands::take_back(rules).invoke::<()>(server);
+            if on_redis(pool, breaker, Tries::One, asked).is_ok() {
+                return ready(());
+            }
+        }
+        self.limiter.take_back(rules, system::now());
+        ready(())
     }
 
     fn admit(&self, rules: &[Rule]) -> Ready<Decision> {

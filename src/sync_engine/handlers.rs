@@ -44,7 +44,7 @@ pub fn handle(ports: &BlockingPorts, edge: &Edge, call: &Call, operation: Operat
     }
     let bearer = match operation.needs_bearer() {
         false => None,
-        true => match run(authenticate(ports, call.bearer())) {
+        true => match run(authenticate(ports, call.bearer(), operation.look())) {
             Ok(bearer) => Some(bearer),
             Err(error) => return Handled::new(None, Err(error.into())),
         },

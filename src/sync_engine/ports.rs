@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, store::Store,
+    pump::Wake, session_cache::SessionCache, store::Store,
 };
 use crate::{
     places::Places,
@@ -19,11 +19,12 @@ use crate::{
         error::{Overloaded, Unavailable},
         imported_hashes::{Cost, Profile},
         keys::Keys,
-        model::Place,
+        model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::Ports,
+        ports::{Ports, Sessions as _},
         run::run,
+        session_cache::{Changes, Known},
     },
     system,
 };
@@ -35,6 +36,8 @@ pub struct BlockingPorts {
     pub database: Database,
     /// Codes, counters and locks.
     pub ephemeral: EphemeralStore,
+    /// What is remembered of sessions.
+    pub sessions: SessionCache,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -54,7 +57,8 @@ pub struct BlockingPorts {
 impl BlockingPorts {
     fn check_out(&self) -> Result<Store, Unavailable> {
         let connection = self.database.check_out()?;
-        Ok(Store { connection, keys: Arc::clone(&self.keys), nonce: system::random, has_letters: false })
+        let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
+        Ok(Store { connection, keys, nonce: system::random, has_letters: false, changes })
     }
 }
 
@@ -89,6 +93,10 @@ impl Ports for BlockingPorts {
 
     fn store(&self) -> Ready<Result<Store, Unavailable>> {
         ready(self.check_out())
+    }
+
+    fn known_session(&self, id: SessionId, user: UserId) -> Ready<Result<Option<Arc<Known>>, Unavailable>> {
+        ready(self.sessions.get(id, user, || run(self.check_out()?.session_with_user(id))))
     }
 
     fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Ready<Result<T, E>>

@@ -19,10 +19,12 @@ use crate::{
             AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState,
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
-        ports::{Audit, Before, Inserted, Living, Outbox, SecondFactors, Sessions, Users},
+        ports::{Audit, Before, Inserted, Living, Outbox, Rotation, SecondFactors, Sessions, Users},
+        session_cache::Changes,
         totp::TotpFactor,
     },
     store::{
+        prepared::Prepared,
         rows::{
             AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, RecoveryCodeRow,
             SessionRow, SettlementRow, TotpRow, UserRow, entries, listed, session_and_user,
@@ -46,6 +48,8 @@ pub struct Store {
     pub nonce: fn() -> [u8; 24],
     /// Whether a letter was written on this connection.
     pub has_letters: bool,
+    /// What was changed on this connection; after it in this list, so that it is given up after it.
+    pub changes: Changes,
 }
 
 type Answer<T> = Ready<Result<T, Unavailable>>;
@@ -98,24 +102,26 @@ impl Users for Store {
 
     fn insert_user(&mut self, user: &User) -> Answer<Inserted> {
         let row = UserRow::seal(user, &self.keys, self.nonce);
-        let inserted = on!(self, conn => diesel::insert_into(users::table)
+        let inserted = on!(self, conn => Prepared(diesel::insert_into(users::table)
             .values(&row)
-            .on_conflict_do_nothing()
+            .on_conflict_do_nothing())
             .execute(conn));
         ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
     }
 
     fn renew_registration(&mut self, id: UserId, is_contested: bool, at: OffsetDateTime) -> Answer<()> {
+        self.changes.note_user(id);
         let contested = is_contested.then(|| users::is_contested.eq(true));
-        let changed = on!(self, conn => diesel::update(users::table)
+        let changed = on!(self, conn => Prepared(diesel::update(users::table)
             .filter(users::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
             .filter(users::is_verified.eq(false))
-            .set((users::updated_at.eq(DbMoment(at)), contested))
+            .set((users::updated_at.eq(DbMoment(at)), contested)))
             .execute(conn));
         ready(changed.map(drop))
     }
 
     fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Answer<bool> {
+        self.changes.note_user(id);
         let row = ConfirmationRow::new(with, at);
         let changed = on!(self, conn => diesel::update(users::table)
             .filter(users::id.eq(DbId(id.0)))
@@ -126,6 +132,7 @@ impl Users for Store {
     }
 
     fn update_profile(&mut self, id: UserId, changes: &ProfileChanges, at: OffsetDateTime) -> Answer<Option<User>> {
+        self.changes.note_user(id);
         let row = ProfileRow::new(changes, at);
         let changed = on!(self, conn => diesel::update(users::table)
             .filter(users::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
@@ -137,34 +144,36 @@ impl Users for Store {
     }
 
     fn record_login(&mut self, user: &User, new_hash: Option<&str>, at: OffsetDateTime) -> Answer<bool> {
+        self.changes.note_user(user.id);
         let rehashed = new_hash.map(|hash| users::password_hash.eq(hash));
         let living = users::is_active.eq(true).and(users::deleted_at.is_null());
         // A second factor that is set up beside a sign-in is asked for all the same.
         let living = living.and(same(users::second_factor_at, user.second_factor_at));
         let changed = match user.password_hash.as_deref() {
-            Some(known) => on!(self, conn => diesel::update(users::table)
+            Some(known) => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
-                .set((users::last_login_at.eq(DbMoment(at)), rehashed))
+                .set((users::last_login_at.eq(DbMoment(at)), rehashed)))
                 .execute(conn)),
-            None => on!(self, conn => diesel::update(users::table)
+            None => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.is_null()))
-                .set((users::last_login_at.eq(DbMoment(at)), rehashed))
+                .set((users::last_login_at.eq(DbMoment(at)), rehashed)))
                 .execute(conn)),
         };
         ready(changed.map(|rows| rows == 1))
     }
 
     fn set_password(&mut self, user: &User, new_hash: &str, at: OffsetDateTime) -> Answer<bool> {
+        self.changes.note_user(user.id);
         let row = NewPasswordRow::new(new_hash, at);
         let living = users::is_active.eq(true).and(users::deleted_at.is_null());
         let changed = match user.password_hash.as_deref() {
-            Some(known) => on!(self, conn => diesel::update(users::table)
+            Some(known) => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
-                .set(&row)
+                .set(&row))
                 .execute(conn)),
-            None => on!(self, conn => diesel::update(users::table)
+            None => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.is_null()))
-                .set(&row)
+                .set(&row))
                 .execute(conn)),
         };
         ready(changed.map(|rows| rows == 1))
@@ -202,9 +211,9 @@ impl Users for Store {
             identities::provider.eq(provider.word()),
             identities::created_at.eq(DbMoment(at)),
         );
-        let inserted = on!(self, conn => diesel::insert_into(identities::table)
+        let inserted = on!(self, conn => Prepared(diesel::insert_into(identities::table)
             .values(row)
-            .on_conflict_do_nothing()
+            .on_conflict_do_nothing())
             .execute(conn));
         ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
     }
@@ -217,9 +226,9 @@ impl Users for Store {
     }
 
     fn note_imported_hash(&mut self, scheme: &str, work: i64) -> Answer<()> {
-        let noted = on!(self, conn => diesel::sql_query(sql::NOTE_IMPORTED_HASH)
+        let noted = on!(self, conn => Prepared(diesel::sql_query(sql::NOTE_IMPORTED_HASH)
             .bind::<diesel::sql_types::Text, _>(scheme)
-            .bind::<diesel::sql_types::BigInt, _>(work)
+            .bind::<diesel::sql_types::BigInt, _>(work))
             .execute(conn));
         ready(noted.map(drop))
     }
@@ -233,7 +242,7 @@ impl Users for Store {
 impl Sessions for Store {
     fn insert_session(&mut self, session: &Session) -> Answer<()> {
         let row = SessionRow::from(session);
-        ready(on!(self, conn => diesel::insert_into(sessions::table).values(&row).execute(conn)).map(drop))
+        ready(on!(self, conn => Prepared(diesel::insert_into(sessions::table).values(&row)).execute(conn)).map(drop))
     }
 
     fn session_with_user(&mut self, id: SessionId) -> Answer<Option<(Session, User)>> {
@@ -246,30 +255,33 @@ impl Sessions for Store {
         ready(found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose()))
     }
 
-    fn rotate_session(
-        &mut self,
-        id: SessionId,
-        from: i64,
-        at: OffsetDateTime,
-        expires_at: OffsetDateTime,
-    ) -> Answer<bool> {
-        let changed = on!(self, conn => diesel::update(sessions::table)
-            .filter(sessions::id.eq(DbId(id.0)).and(sessions::generation.eq(from)))
-            .filter(sessions::ended_at.is_null().and(sessions::expires_at.gt(DbMoment(at))))
-            .set((
-                sessions::generation.eq(from + 1),
-                sessions::rotated_at.eq(DbMoment(at)),
-                sessions::last_used_at.eq(DbMoment(at)),
-                sessions::expires_at.eq(DbMoment(expires_at)),
-            ))
-            .execute(conn));
-        ready(changed.map(|rows| rows == 1))
+    fn rotate_session(&mut self, rotation: &Rotation) -> Answer<Option<OffsetDateTime>> {
+        let Rotation { id, user, from, at, living, expires_at, absolute } = *rotation;
+        self.changes.note_session(id);
+        let statement = match &self.connection {
+            Connection::Sqlite(_) => sql::ROTATE_SQLITE,
+            Connection::Postgres(_) => sql::ROTATE_POSTGRES,
+        };
+        let absolute = absolute.map(|life| i64::try_from(life.as_micros()).unwrap_or(i64::MAX));
+        let rotated = on!(self, conn => Prepared(diesel::sql_query(statement)
+            .bind::<Moment, _>(DbMoment(at))
+            .bind::<Moment, _>(DbMoment(expires_at))
+            .bind::<diesel::sql_types::Nullable<diesel::sql_types::BigInt>, _>(absolute)
+            .bind::<Id, _>(DbId(id.0))
+            .bind::<Id, _>(DbId(user.0))
+            .bind::<diesel::sql_types::BigInt, _>(from)
+            .bind::<Moment, _>(DbMoment(living.used_after))
+            .bind::<Moment, _>(DbMoment(living.opened_after)))
+            .get_result::<sql::Rotated>(conn)
+            .optional());
+        ready(rotated.map(|row| row.map(|row| row.expires_at.0)))
     }
 
     fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Answer<bool> {
-        let changed = on!(self, conn => diesel::update(sessions::table)
+        self.changes.note_session(id);
+        let changed = on!(self, conn => Prepared(diesel::update(sessions::table)
             .filter(sessions::id.eq(DbId(id.0)).and(sessions::ended_at.is_null()))
-            .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word())))
+            .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word()))))
             .execute(conn));
         ready(changed.map(|rows| rows == 1))
     }
@@ -281,20 +293,22 @@ impl Sessions for Store {
         why: EndReason,
         at: OffsetDateTime,
     ) -> Answer<Vec<SessionId>> {
+        self.changes.note_user(user);
         // The nil id is nobody's.
         let but = DbId(but.map_or(Uuid::nil(), |session| session.0));
-        let ended = on!(self, conn => diesel::update(sessions::table)
+        let ended = on!(self, conn => Prepared(diesel::update(sessions::table)
             .filter(sessions::user_id.eq(DbId(user.0)).and(sessions::ended_at.is_null()).and(sessions::id.ne(but)))
             .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word())))
-            .returning(sessions::id)
+            .returning(sessions::id))
             .get_results::<DbId>(conn));
         ready(ended.map(|ids| ids.into_iter().map(|id| SessionId(id.0)).collect()))
     }
 
     fn touch_session(&mut self, id: SessionId, before: OffsetDateTime, at: OffsetDateTime) -> Answer<()> {
-        let noted = on!(self, conn => diesel::update(sessions::table)
+        self.changes.note_session(id);
+        let noted = on!(self, conn => Prepared(diesel::update(sessions::table)
             .filter(sessions::id.eq(DbId(id.0)).and(sessions::last_used_at.lt(DbMoment(before))))
-            .set(sessions::last_used_at.eq(DbMoment(at)))
+            .set(sessions::last_used_at.eq(DbMoment(at))))
             .execute(conn));
         ready(noted.map(drop))
     }
@@ -336,7 +350,7 @@ impl Outbox for Store {
     fn enqueue(&mut self, entry: &OutboxEntry) -> Answer<()> {
         self.has_letters |= entry.channel != Channel::Event;
         let row = OutboxRow::from(entry);
-        ready(on!(self, conn => diesel::insert_into(outbox::table).values(&row).execute(conn)).map(drop))
+        ready(on!(self, conn => Prepared(diesel::insert_into(outbox::table).values(&row)).execute(conn)).map(drop))
     }
 
     fn claim(
@@ -350,20 +364,20 @@ impl Outbox for Store {
             Connection::Sqlite(_) => sql::CLAIM_SQLITE,
             Connection::Postgres(_) => sql::CLAIM_POSTGRES,
         };
-        let rows = on!(self, conn => diesel::sql_query(statement)
+        let rows = on!(self, conn => Prepared(diesel::sql_query(statement)
             .bind::<Id, _>(DbId(owner))
             .bind::<Moment, _>(DbMoment(until))
             .bind::<Moment, _>(DbMoment(now))
-            .bind::<diesel::sql_types::BigInt, _>(most)
+            .bind::<diesel::sql_types::BigInt, _>(most))
             .load::<OutboxRow>(conn));
         ready(rows.and_then(entries))
     }
 
     fn settle(&mut self, id: Uuid, owner: Uuid, settlement: &Settlement, now: OffsetDateTime) -> Answer<bool> {
         let row = SettlementRow::new(settlement, now);
-        let changed = on!(self, conn => diesel::update(outbox::table)
+        let changed = on!(self, conn => Prepared(diesel::update(outbox::table)
             .filter(outbox::id.eq(DbId(id)).and(outbox::lease_owner.eq(DbId(owner))))
-            .set(&row)
+            .set(&row))
             .execute(conn));
         ready(changed.map(|rows| rows == 1))
     }
@@ -429,7 +443,9 @@ impl Outbox for Store {
 impl Audit for Store {
     fn record(&mut self, event: &AuditEvent) -> Answer<()> {
         let row = AuditRow::from(event);
-        ready(on!(self, conn => diesel::insert_into(audit_events::table).values(&row).execute(conn)).map(drop))
+        ready(
+            on!(self, conn => Prepared(diesel::insert_into(audit_events::table).values(&row)).execute(conn)).map(drop),
+        )
     }
 
     fn login_events(&mut self, user: UserId, actions: &[&str], page: Page) -> Answer<Listed<LoginEvent>> {
@@ -463,12 +479,13 @@ impl Audit for Store {
 #[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
 impl SecondFactors for Store {
     fn mark_second_factor(&mut self, user: &User, since: Option<OffsetDateTime>, at: OffsetDateTime) -> Answer<bool> {
+        self.changes.note_user(user.id);
         let living = users::is_active.eq(true).and(users::deleted_at.is_null());
         let is_same = same(users::second_factor_at, user.second_factor_at)
             .and(same(users::password_changed_at, user.password_changed_at));
-        let changed = on!(self, conn => diesel::update(users::table)
+        let changed = on!(self, conn => Prepared(diesel::update(users::table)
             .filter(users::id.eq(DbId(user.id.0)).and(living).and(is_same))
-            .set((users::second_factor_at.eq(since.map(DbMoment)), users::updated_at.eq(DbMoment(at))))
+            .set((users::second_factor_at.eq(since.map(DbMoment)), users::updated_at.eq(DbMoment(at)))))
             .execute(conn));
         ready(changed.map(|rows| rows == 1))
     }
@@ -484,13 +501,15 @@ impl SecondFactors for Store {
 
     fn insert_totp(&mut self, user: UserId, factor: &TotpFactor, at: OffsetDateTime) -> Answer<()> {
         let row = TotpRow::seal(user, factor, at, &self.keys, (self.nonce)());
-        ready(on!(self, conn => diesel::insert_into(totp_factors::table).values(&row).execute(conn)).map(drop))
+        ready(
+            on!(self, conn => Prepared(diesel::insert_into(totp_factors::table).values(&row)).execute(conn)).map(drop),
+        )
     }
 
     fn advance_totp(&mut self, user: UserId, step: i64) -> Answer<bool> {
-        let changed = on!(self, conn => diesel::update(totp_factors::table)
+        let changed = on!(self, conn => Prepared(diesel::update(totp_factors::table)
             .filter(totp_factors::user_id.eq(DbId(user.0)).and(totp_factors::last_step.lt(step)))
-            .set(totp_factors::last_step.eq(step))
+            .set(totp_factors::last_step.eq(step)))
             .execute(conn));
         ready(changed.map(|rows| rows == 1))
     }
@@ -514,7 +533,7 @@ impl SecondFactors for Store {
             on!(self, conn => diesel::delete(recovery_codes::table).filter(recovery_codes::user_id.eq(DbId(user.0))).execute(conn))?;
             for digest in digests {
                 let row = RecoveryCodeRow::new(user, digest);
-                on!(self, conn => diesel::insert_into(recovery_codes::table).values(&row).execute(conn))?;
+                on!(self, conn => Prepared(diesel::insert_into(recovery_codes::table).values(&row)).execute(conn))?;
             }
             Ok(())
         };
@@ -523,9 +542,9 @@ impl SecondFactors for Store {
 
     fn spend_recovery_code(&mut self, user: UserId, digest: &[u8], at: OffsetDateTime) -> Answer<bool> {
         let unused = recovery_codes::digest.eq(digest).and(recovery_codes::used_at.is_null());
-        let changed = on!(self, conn => diesel::update(recovery_codes::table)
+        let changed = on!(self, conn => Prepared(diesel::update(recovery_codes::table)
             .filter(recovery_codes::user_id.eq(DbId(user.0)).and(unused))
-            .set(recovery_codes::used_at.eq(DbMoment(at)))
+            .set(recovery_codes::used_at.eq(DbMoment(at))))
             .execute(conn));
         ready(changed.map(|rows| rows == 1))
     }

@@ -1,0 +1,183 @@
+//! What is remembered of sessions and their users, so that reading a token's bearer needs no database each time.
+//!
+//! A memory is good for [`MOST_AGE`] from before it was read, so that the end of a session is seen on every
+//! instance within the contract's second (§3). In the process that made a change it is seen at once: a memory is
+//! kept under the [`Version`] of its session and user, which every change moves on. Whatever was being read while
+//! the change was made is kept under the old version, where nobody looks any more.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::model::{Session, SessionId, User, UserId};
+
+/// How long a memory is good, counted from before it was read. The rest of the contract's second is for the
+/// answer that is being given meanwhile.
+pub const MOST_AGE: Duration = Duration::from_millis(750);
+
+/// How many memories an engine keeps at most; each takes some two kilobytes.
+pub const MOST_ENTRIES: u64 = 5_000;
+
+/// A session and its user, as the database had them.
+#[derive(Debug)]
+pub struct Known {
+    /// Ended or not.
+    pub session: Arc<Session>,
+    /// Not soft-deleted.
+    pub user: Arc<User>,
+    /// From before they were read.
+    pub read_at: Instant,
+    is_noted: AtomicBool,
+}
+
+impl Known {
+    /// As they were read after `read_at`.
+    pub fn new(session: Session, user: User, read_at: Instant) -> Self {
+        Self { session: Arc::new(session), user: Arc::new(user), read_at, is_noted: AtomicBool::new(false) }
+    }
+
+    /// How much longer this may be relied on.
+    pub fn good_for(&self, now: Instant) -> Duration {
+        MOST_AGE.saturating_sub(now.saturating_duration_since(self.read_at))
+    }
+
+    /// `true` for the first of those who want to note that the session is in use: one statement is enough.
+    pub fn may_note(&self) -> bool {
+        !self.is_noted.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Which changes a memory knows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    session: u64,
+    user: u64,
+}
+
+// Strangers may share a counter: then one forgets the other, which costs a statement.
+const COUNTERS: usize = 4096;
+const COUNTERS_U64: u64 = 4096;
+
+/// Counts the changes of sessions and users that this process makes; both engines share one.
+#[derive(Debug)]
+pub struct Versions {
+    counters: Vec<AtomicU64>,
+    // Nobody outside can choose ids that share a counter.
+    hasher: RandomState,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        let counters = std::iter::repeat_with(AtomicU64::default).take(COUNTERS).collect();
+        Self { counters, hasher: RandomState::new() }
+    }
+}
+
+impl Versions {
+    /// The present version; to be asked for before the database is.
+    pub fn of(&self, session: SessionId, user: UserId) -> Version {
+        let read = |id: Uuid| self.counter(id).map_or(0, |counter| counter.load(Ordering::SeqCst));
+        Version { session: read(session.0), user: read(user.0) }
+    }
+
+    fn move_on(&self, id: Uuid) {
+        if let Some(counter) = self.counter(id) {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn counter(&self, id: Uuid) -> Option<&AtomicU64> {
+        let hash = usize::try_from(self.hasher.hash_one(id) % COUNTERS_U64).ok()?;
+        self.counters.get(hash)
+    }
+}
+
+/// The sessions and users that were changed on one connection. When it is given back, after the commit where there
+/// is one, this process forgets what it knew of them.
+#[derive(Debug)]
+pub struct Changes {
+    versions: Arc<Versions>,
+    ids: Vec<Uuid>,
+}
+
+impl Changes {
+    /// None yet.
+    pub const fn new(versions: Arc<Versions>) -> Self {
+        Self { versions, ids: Vec::new() }
+    }
+
+    /// A session was changed, or may have been.
+    pub fn note_session(&mut self, id: SessionId) {
+        self.ids.push(id.0);
+    }
+
+    /// A user was changed, or sessions of theirs.
+    pub fn note_user(&mut self, id: UserId) {
+        self.ids.push(id.0);
+    }
+}
+
+impl Drop for Changes {
+    // Also after a unit of work that failed: whether it was committed may not be known.
+    fn drop(&mut self) {
+        for id in &self.ids {
+            self.versions.move_on(*id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::memory::{self, World};
+
+    fn ids() -> (SessionId, UserId) {
+        (SessionId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)))
+    }
+
+    #[test]
+    fn a_change_moves_the_version_on_when_its_connection_is_given_back() {
+        let versions = Arc::new(Versions::default());
+        let (session, user) = ids();
+        for note in
+            [|changes: &mut Changes| changes.note_session(ids().0), |changes: &mut Changes| changes.note_user(ids().1)]
+        {
+            let before = versions.of(session, user);
+            let mut changes = Changes::new(Arc::clone(&versions));
+            note(&mut changes);
+            assert_eq!(versions.of(session, user), before, "not committed yet");
+            drop(changes);
+            assert_ne!(versions.of(session, user), before);
+        }
+        let before = versions.of(session, user);
+        drop(Changes::new(Arc::clone(&versions)));
+        assert_eq!(versions.of(session, user), before);
+    }
+
+    #[test]
+    fn a_memory_is_good_for_less_than_a_second_from_before_it_was_read() {
+        let world = World::with_ada();
+        let read_at = Instant::now();
+        let known =
+            Known::new(memory::session(world.users()[0].created_at, MOST_AGE), world.users().remove(0), read_at);
+        assert_eq!(known.good_for(read_at), MOST_AGE);
+        assert_eq!(known.good_for(read_at + Duration::from_millis(700)), Duration::from_millis(50));
+        assert_eq!(known.good_for(read_at + Duration::from_secs(5)), Duration::ZERO);
+        assert!(MOST_AGE < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn one_of_many_notes_the_use_of_a_session() {
+        let world = World::with_ada();
+        let session = memory::session(world.users()[0].created_at, MOST_AGE);
+        let known = Known::new(session, world.users().remove(0), Instant::now());
+        assert_eq!([known.may_note(), known.may_note(), known.may_note()], [true, false, false]);
+    }
+}
