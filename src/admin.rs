@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     api::views::rfc3339,
+    hashing::HashPool,
     parts,
     services::{
         create_user::{self, CreateUser, Credential},
@@ -153,7 +154,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     Ok(BlockingPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
         sessions: SessionCache::new(Arc::default()),
-        hasher: Hasher::new(settings, parts::hash_params(settings), 1),
+        hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),
         wake: Arc::default(),

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod api;
 pub mod async_engine;
 pub mod cli;
+pub mod hashing;
 pub mod mail;
 pub mod parts;
 pub mod places;

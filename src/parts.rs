@@ -3,6 +3,7 @@
 use std::{error::Error, num::NonZero, sync::Arc, thread::available_parallelism};
 
 use crate::{
+    hashing::HashPool,
     places::Places,
     services::{
         keys::Keys,
@@ -110,12 +111,21 @@ pub fn hash_params(settings: &Settings) -> HashParams {
     }
 }
 
-/// How many passwords each engine hashes at a time: as configured, else one a core.
+/// How many passwords are hashed at a time: as configured, else one a core.
 pub fn hash_slots(settings: &Settings) -> usize {
     match settings.passwords.slots {
         0 => available_parallelism().map_or(1, NonZero::get),
         slots => slots,
     }
+}
+
+/// The threads that hash passwords.
+///
+/// # Errors
+/// `passwords.kernel` does not hash right on this machine, or a thread cannot be started.
+pub fn hash_pool(settings: &Settings) -> Result<HashPool, Box<dyn Error + Send + Sync>> {
+    settings.passwords.kernel.check(hash_params(settings))?;
+    Ok(HashPool::start(settings, hash_slots(settings))?)
 }
 
 /// Where addresses are, when there is a database of it.

@@ -47,6 +47,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let limiter = Arc::new(LocalLimiter::default());
     let places = parts::places(settings)?;
     let versions = Arc::<Versions>::default();
+    let hashing = parts::hash_pool(settings)?;
     let (v1, v2) = (&settings.engines.v1, &settings.engines.v2);
 
     // Both addresses are taken before either engine answers.
@@ -59,7 +60,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             let ports = BlockingPorts {
                 ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
-                hasher: Hasher::new(settings, parts::hash_params(settings), parts::hash_slots(settings)),
+                hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),
                 wake: Arc::default(),
@@ -78,8 +79,16 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     let async_side = match v2_listener {
         Some(listener) => {
             let address = listener.local_addr()?;
-            let shared =
-                async_engine::Shared { settings: settings.clone(), policy, keys, edge, limiter, places, versions };
+            let shared = async_engine::Shared {
+                settings: settings.clone(),
+                policy,
+                keys,
+                edge,
+                limiter,
+                places,
+                versions,
+                hashing,
+            };
             let engine = async_engine::start(listener, shared)?;
             tracing::info!(engine = "async", %address, "listening");
             Some(engine)

@@ -22,7 +22,7 @@ use phonenumber::country;
 use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
-use crate::services::keys::Algorithm;
+use crate::services::{keys::Algorithm, passwords::Kernel};
 
 pub use layers::{DEFAULTS, Sources};
 pub use master::{
@@ -519,6 +519,11 @@ pub struct Passwords {
     pub slots: usize,
     /// Hashes that may wait for a slot.
     pub queue: usize,
+    /// How long a hash may wait for one.
+    #[serde(deserialize_with = "span::duration")]
+    pub queue_timeout: Duration,
+    /// Which code computes Argon2id.
+    pub kernel: Kernel,
     /// Shortest password, in characters.
     pub min_length: usize,
     /// Longest password, in characters.

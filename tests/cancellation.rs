@@ -4,6 +4,7 @@
 mod support;
 
 use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache};
+use bifrons::hashing::HashPool;
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::model::{
@@ -145,9 +146,9 @@ fn settings(postgres: Option<&Postgres>) -> Settings {
 fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     let database = Database::new(settings, connections).expect("a pool");
     AsyncPorts {
-        ephemeral: EphemeralStore::new(settings, &database, Arc::default(), connections).expect("a store"),
+        ephemeral: EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
         sessions: SessionCache::new(Arc::default()),
-        hasher: Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
+        hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(parts::keys(settings).expect("keys")),

@@ -4,6 +4,7 @@
 mod support;
 
 use bifrons::async_engine::{self, AsyncPorts};
+use bifrons::hashing::HashPool;
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::identifier::Identifier;
@@ -60,6 +61,10 @@ const STORES: [Place; 3] = [
 ];
 const IN_REDIS: [Place; 1] = [Place { in_postgres: false, in_redis: true }];
 
+fn hash_pool(settings: &Settings) -> HashPool {
+    HashPool::start(settings, 1).expect("a thread")
+}
+
 /// An engine's ports, made as the engine makes them.
 trait Adapter: Ports + Clone + Send + Sync {
     const ENGINE: &'static str;
@@ -81,7 +86,7 @@ impl Adapter for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
-            hasher: sync_engine::Hasher::new(settings, parts::hash_params(settings), 1),
+            hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
             keys,
@@ -116,9 +121,9 @@ impl Adapter for AsyncPorts {
         let pool = usize::from(settings.database.pool);
         let database = async_engine::Database::new(settings, pool).expect("a pool");
         Self {
-            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default(), pool).expect("a store"),
+            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
-            hasher: async_engine::Hasher::start(settings, parts::hash_params(settings), 1).expect("a thread"),
+            hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
             keys,

@@ -40,11 +40,11 @@ impl From<BodyError> for Problem {
 pub const BODY_BYTES: usize = 64 << 10;
 
 /// The head and body of a request, before anything is made of them.
-pub struct Parts<H> {
+pub struct Parts<'a, H> {
     /// As sent.
-    pub method: String,
+    pub method: &'a str,
     /// Path and query, as sent.
-    pub target: String,
+    pub target: &'a str,
     /// Name and value of each field, in order.
     pub headers: H,
     /// The other end of the connection.
@@ -76,21 +76,21 @@ pub struct Call {
 
 impl Call {
     /// Reads what matters from a request's parts.
-    pub fn new<N, V>(version: Version, edge: &Edge, parts: Parts<impl IntoIterator<Item = (N, V)>>) -> Self
-    where
-        N: AsRef<str>,
-        V: AsRef<[u8]>,
-    {
+    pub fn new<'a>(
+        version: Version,
+        edge: &Edge,
+        parts: Parts<'_, impl IntoIterator<Item = (&'a str, &'a [u8])>>,
+    ) -> Self {
         let mut found = Found::default();
         for (name, value) in parts.headers {
-            found.take(name.as_ref(), &String::from_utf8_lossy(value.as_ref()));
+            found.take(name, value);
         }
         let target = parts.target.split('#').next().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let request_id = found.request_id.filter(|id| is_request_id(id));
         let caller = Caller {
             ip: edge.client_address(parts.peer, found.forwarded.iter().map(String::as_str)),
-            request_id: request_id.unwrap_or_else(|| data_encoding::HEXLOWER.encode(&system::random::<16>())),
+            request_id: request_id.unwrap_or_else(system::request_id),
             engine: version.engine(),
             user_agent: clean(&found.user_agent.unwrap_or_default(), 400),
             device_token: found.cookies.iter().find_map(|line| cookie_value(line, edge.device_cookie_name())),
@@ -101,7 +101,7 @@ impl Call {
             path: origin_form(path).to_owned(),
             query: query.to_owned(),
             idempotency_key: found.idempotency_key,
-            method: parts.method,
+            method: parts.method.to_owned(),
             caller,
             origin: found.origin,
             bearer: found.authorization.as_deref().and_then(bearer),
@@ -197,19 +197,27 @@ struct Found {
 }
 
 impl Found {
-    fn take(&mut self, name: &str, value: &str) {
-        let value = value.trim_matches([' ', '\t']);
-        match name.to_ascii_lowercase().as_str() {
-            "x-request-id" => self.request_id = Some(value.to_owned()),
-            "user-agent" => self.user_agent = Some(value.to_owned()),
-            "origin" => self.origin = Some(value.to_owned()),
-            "authorization" => self.authorization = Some(value.to_owned()),
-            "content-type" => self.content_type = Some(value.to_owned()),
-            "x-idempotency-key" => self.idempotency_key = Some(value.to_owned()),
-            "cookie" => self.cookies.push(value.to_owned()),
-            "x-forwarded-for" => self.forwarded.push(value.to_owned()),
-            "access-control-request-method" => self.is_preflight = true,
-            _ => (),
+    fn take(&mut self, name: &str, value: &[u8]) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        let text = || String::from_utf8_lossy(value).trim_matches([' ', '\t']).to_owned();
+        if is("x-request-id") {
+            self.request_id = Some(text());
+        } else if is("user-agent") {
+            self.user_agent = Some(text());
+        } else if is("origin") {
+            self.origin = Some(text());
+        } else if is("authorization") {
+            self.authorization = Some(text());
+        } else if is("content-type") {
+            self.content_type = Some(text());
+        } else if is("x-idempotency-key") {
+            self.idempotency_key = Some(text());
+        } else if is("cookie") {
+            self.cookies.push(text());
+        } else if is("x-forwarded-for") {
+            self.forwarded.push(text());
+        } else if is("access-control-request-method") {
+            self.is_preflight = true;
         }
     }
 }

@@ -72,7 +72,7 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// Fields beside `Content-Length` and `Date`.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
     /// JSON, a document, or nothing for 204.
     pub body: Cow<'static, [u8]>,
     /// The connection cannot be used again: its body was not read, or its framing is in doubt.
@@ -298,10 +298,10 @@ impl Reply {
         let mut reply = Self::json(edge, call, success.status, &body);
         // A form on a stranger's page must not sign its visitor in as somebody else (login CSRF).
         if edge.allows_cookie_from(call.origin.as_deref()) {
-            reply.headers.extend(success.cookies.into_iter().map(|cookie| ("Set-Cookie", cookie)));
+            reply.headers.extend(success.cookies.into_iter().map(|cookie| ("Set-Cookie", cookie.into())));
         }
         if success.is_replay {
-            reply.headers.push(("Idempotent-Replay", "true".to_owned()));
+            reply.headers.push(("Idempotent-Replay", "true".into()));
         }
         reply
     }
@@ -311,10 +311,10 @@ impl Reply {
         let mut headers = common(edge, call);
         if is_cacheable {
             headers.retain(|(name, _)| *name != "Cache-Control");
-            headers.push(("Cache-Control", "public, max-age=300".to_owned()));
+            headers.push(("Cache-Control", "public, max-age=300".into()));
         }
-        headers.push(("Content-Type", content_type.to_owned()));
-        headers.extend(more);
+        headers.push(("Content-Type", content_type.into()));
+        headers.extend(more.into_iter().map(|(name, value)| (name, value.into())));
         Self { status: 200, headers, body, closes: false }
     }
 
@@ -343,10 +343,10 @@ impl Reply {
         let mut reply = Self::json(edge, call, problem.status, &body);
         reply.closes = call.has_unread_body();
         if problem.status == 401 {
-            reply.headers.push(("WWW-Authenticate", "Bearer".to_owned()));
+            reply.headers.push(("WWW-Authenticate", "Bearer".into()));
         }
-        reply.headers.extend(problem.retry_after.map(|seconds| ("Retry-After", seconds.to_string())));
-        reply.headers.extend(problem.allow.clone().map(|allow| ("Allow", allow)));
+        reply.headers.extend(problem.retry_after.map(|seconds| ("Retry-After", seconds.to_string().into())));
+        reply.headers.extend(problem.allow.clone().map(|allow| ("Allow", allow.into())));
         reply.headers.extend(problem.standing.iter().flat_map(limit_headers));
         reply
     }
@@ -356,47 +356,47 @@ impl Reply {
         let methods = routes::methods(call.version, &call.path);
         let mut headers = common(edge, call);
         if call.is_preflight() && call.origin.as_deref().is_some_and(|origin| edge.allows_origin(origin)) {
-            headers.push(("Access-Control-Allow-Methods", methods.clone()));
+            headers.push(("Access-Control-Allow-Methods", methods.clone().into()));
             let allowed = "Authorization, Content-Type, X-Idempotency-Key, X-Request-ID";
-            headers.push(("Access-Control-Allow-Headers", allowed.to_owned()));
-            headers.push(("Access-Control-Max-Age", "600".to_owned()));
+            headers.push(("Access-Control-Allow-Headers", allowed.into()));
+            headers.push(("Access-Control-Max-Age", "600".into()));
         }
-        headers.push(("Allow", methods));
+        headers.push(("Allow", methods.into()));
         Self { status: 204, headers, body: Cow::Borrowed(&[]), closes: call.has_unread_body() }
     }
 
     fn json(edge: &Edge, call: &Call, status: u16, body: &Envelope<'_>) -> Self {
         let mut headers = common(edge, call);
-        headers.push(("Content-Type", "application/json".to_owned()));
+        headers.push(("Content-Type", "application/json".into()));
         Self { status, headers, body: serde_json::to_vec(body).unwrap_or_default().into(), closes: false }
     }
 }
 
 // draft-ietf-httpapi-ratelimit-headers-06: whole seconds, of the rule that has the least left.
-fn limit_headers(standing: &Standing) -> [(&'static str, String); 4] {
+fn limit_headers(standing: &Standing) -> [(&'static str, Cow<'static, str>); 4] {
     let Standing { policy, limit, left } = standing;
     let policy: Vec<String> = policy.iter().map(|rate| format!("{};w={}", rate.count, rate.per.as_secs())).collect();
     let reset = left.reset.as_secs() + u64::from(left.reset.subsec_nanos() > 0);
     [
-        ("RateLimit-Policy", policy.join(", ")),
-        ("RateLimit-Limit", limit.to_string()),
-        ("RateLimit-Remaining", left.remaining.to_string()),
-        ("RateLimit-Reset", reset.to_string()),
+        ("RateLimit-Policy", policy.join(", ").into()),
+        ("RateLimit-Limit", limit.to_string().into()),
+        ("RateLimit-Remaining", left.remaining.to_string().into()),
+        ("RateLimit-Reset", reset.to_string().into()),
     ]
 }
 
-fn common(edge: &Edge, call: &Call) -> Vec<(&'static str, String)> {
+fn common(edge: &Edge, call: &Call) -> Vec<(&'static str, Cow<'static, str>)> {
     let mut headers = vec![
-        ("X-Request-ID", call.caller.request_id.clone()),
+        ("X-Request-ID", call.caller.request_id.clone().into()),
         // Answers hold tokens and personal data (RFC 6749 §5.1).
-        ("Cache-Control", "no-store".to_owned()),
-        ("X-Content-Type-Options", "nosniff".to_owned()),
-        ("Vary", "Origin".to_owned()),
+        ("Cache-Control", "no-store".into()),
+        ("X-Content-Type-Options", "nosniff".into()),
+        ("Vary", "Origin".into()),
     ];
     if let Some(origin) = call.origin.as_deref().filter(|origin| edge.allows_origin(origin)) {
-        headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
-        headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
-        headers.push(("Access-Control-Expose-Headers", EXPOSED.to_owned()));
+        headers.push(("Access-Control-Allow-Origin", origin.to_owned().into()));
+        headers.push(("Access-Control-Allow-Credentials", "true".into()));
+        headers.push(("Access-Control-Expose-Headers", EXPOSED.into()));
     }
     headers
 }

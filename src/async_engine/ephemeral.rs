@@ -1,12 +1,14 @@
 //! The ephemeral store on connections that do not block: Redis, or a table of the database.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use deadpool_redis::{Manager, Pool, Runtime};
 use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
-use redis::{AsyncConnectionConfig, RedisError, RedisResult};
-use tokio::time::timeout;
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::{sync::Mutex, time::timeout};
 
 use super::database::{Connection, Database};
 use crate::{
@@ -36,34 +38,70 @@ pub struct EphemeralStore {
 #[derive(Clone)]
 enum Place {
     Table(Database),
-    Redis { pool: Pool, breaker: Arc<Breaker>, limit: Duration },
+    Redis { line: Arc<Line>, breaker: Arc<Breaker>, limit: Duration },
+}
+
+/// The connection that all requests of a worker share: what they ask at once goes out together, and no request waits
+/// for another's answer before it may ask.
+struct Line {
+    client: Client,
+    config: AsyncConnectionConfig,
+    current: Mutex<Option<Live>>,
+}
+
+struct Live {
+    conn: MultiplexedConnection,
+    number: u64,
+    used_at: Instant,
+}
+
+// A connection that was used a moment ago need not be asked whether it is alive.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl Line {
+    // A connection and its number. Whoever finds none makes it, and the others wait for that.
+    async fn take(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+        let mut current = self.current.lock().await;
+        let mut next = 0;
+        if let Some(live) = &mut *current {
+            let is_alive = live.used_at.elapsed() < FRESH
+                || redis::cmd("PING").query_async::<String>(&mut live.conn).await.is_ok();
+            if is_alive {
+                live.used_at = Instant::now();
+                return Ok((live.conn.clone(), live.number));
+            }
+            next = live.number.wrapping_add(1);
+            *current = None;
+        }
+        let conn = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
+        *current = Some(Live { conn: conn.clone(), number: next, used_at: Instant::now() });
+        Ok((conn, next))
+    }
+
+    // The connection of this number is no good any more.
+    async fn spoil(&self, number: u64) {
+        if let Some(live) = self.current.lock().await.as_mut().filter(|live| live.number == number) {
+            // So long ago that it is asked first.
+            live.used_at = live.used_at.checked_sub(FRESH).unwrap_or(live.used_at);
+        }
+    }
 }
 
 impl EphemeralStore {
-    /// As `store.url` says, with `size` connections; the table is in `database`.
+    /// As `store.url` says; the table is in `database`.
     ///
     /// # Errors
     /// The URL cannot be used.
-    pub fn new(
-        settings: &Settings,
-        database: &Database,
-        limiter: Arc<LocalLimiter>,
-        size: usize,
-    ) -> Result<Self, Unavailable> {
+    pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, Unavailable> {
         let place = match settings.store() {
             StoreUrl::Embedded => Place::Table(database.clone()),
             StoreUrl::Redis(url) => {
                 let patience = Some(settings.store.timeout);
                 let config =
                     AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
-                let manager = Manager::new_with_config(url.expose(), config).map_err(Unavailable::store)?;
-                let builder = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1);
-                let builder = builder.wait_timeout(patience).create_timeout(patience).recycle_timeout(patience);
-                Place::Redis {
-                    pool: builder.build().map_err(Unavailable::store)?,
-                    breaker: Arc::default(),
-                    limit: settings.store.timeout,
-                }
+                let client = Client::open(url.expose()).map_err(Unavailable::store)?;
+                let line = Arc::new(Line { client, config, current: Mutex::default() });
+                Place::Redis { line, breaker: Arc::default(), limit: settings.store.timeout }
             }
         };
         Ok(Self { place, limiter })
@@ -88,8 +126,8 @@ macro_rules! at {
                     lease.end_statement(answer)
                 }
             },
-            Place::Redis { pool, breaker, limit } => {
-                on_redis(pool, breaker, *limit, $tries, async |$server: &mut deadpool_redis::Connection| $redis).await
+            Place::Redis { line, breaker, limit } => {
+                on_redis(line, breaker, *limit, $tries, async |$server: &mut MultiplexedConnection| $redis).await
             }
         }
     };
@@ -97,18 +135,18 @@ macro_rules! at {
 
 /// Runs a command within the limit, on another connection once more where that does no harm.
 async fn on_redis<T>(
-    pool: &Pool,
+    line: &Line,
     breaker: &Breaker,
     limit: Duration,
     tries: Tries,
-    command: impl AsyncFn(&mut deadpool_redis::Connection) -> RedisResult<T>,
+    command: impl AsyncFn(&mut MultiplexedConnection) -> RedisResult<T>,
 ) -> Result<T, Unavailable> {
     if breaker.is_open() {
         return Err(Unavailable::store("not asked again yet"));
     }
     let both = async {
-        match attempt(pool, &command).await {
-            Ok(Err(error)) if tries == Tries::Two && error.is_io_error() => attempt(pool, &command).await,
+        match attempt(line, &command).await {
+            Ok(Err(error)) if tries == Tries::Two && error.is_io_error() => attempt(line, &command).await,
             answer => answer,
         }
     };
@@ -122,13 +160,13 @@ async fn on_redis<T>(
 }
 
 async fn attempt<T>(
-    pool: &Pool,
-    command: &impl AsyncFn(&mut deadpool_redis::Connection) -> RedisResult<T>,
+    line: &Line,
+    command: &impl AsyncFn(&mut MultiplexedConnection) -> RedisResult<T>,
 ) -> Result<RedisResult<T>, Unavailable> {
-    let mut conn = pool.get().await.map_err(Unavailable::store)?;
+    let (mut conn, number) = line.take().await.map_err(Unavailable::store)?;
     let answer = command(&mut conn).await;
     if answer.as_ref().is_err_and(RedisError::is_io_error) {
-        drop(deadpool_redis::Connection::take(conn));
+        line.spoil(number).await;
     }
     Ok(answer)
 }
@@ -220,10 +258,10 @@ impl Ephemeral for EphemeralStore {
     }
 
     async fn take_back(&self, rules: &[Rule]) {
-        if let Place::Redis { pool, breaker, limit } = &self.place {
+        if let Place::Redis { line, breaker, limit } = &self.place {
             let asked =
-                async |server: &mut deadpool_redis::Connection| commands::take_back(rules).invoke_async(server).await;
-            let answer: Result<(), _> = on_redis(pool, breaker, *limit, Tries::One, asked).await;
+                async |server: &mut MultiplexedConnection| commands::take_back(rules).invoke_async(server).await;
+            let answer: Result<(), _> = on_redis(line, breaker, *limit, Tries::One, asked).await;
             if answer.is_ok() {
                 return;
             }
@@ -234,10 +272,10 @@ impl Ephemeral for EphemeralStore {
     async fn admit(&self, rules: &[Rule]) -> Decision {
         let decision = match &self.place {
             Place::Table(_) => None,
-            Place::Redis { pool, breaker, limit } => {
+            Place::Redis { line, breaker, limit } => {
                 let asked =
-                    async |server: &mut deadpool_redis::Connection| commands::admit(rules).invoke_async(server).await;
-                let answer: Option<Vec<u64>> = on_redis(pool, breaker, *limit, Tries::One, asked).await.ok();
+                    async |server: &mut MultiplexedConnection| commands::admit(rules).invoke_async(server).await;
+                let answer: Option<Vec<u64>> = on_redis(line, breaker, *limit, Tries::One, asked).await.ok();
                 answer.as_deref().and_then(commands::decision)
             }
         };

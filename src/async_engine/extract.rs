@@ -14,7 +14,7 @@ use actix_web::{
     body::{BodySize, MessageBody},
     http::{
         StatusCode,
-        header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+        header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING},
     },
     web::{Bytes, BytesMut, Payload},
 };
@@ -26,12 +26,12 @@ use crate::api::{
 };
 
 /// Reads a request and its body.
-pub async fn call(edge: &Edge, request: &HttpRequest, payload: &mut Payload, deadline: Duration) -> Call {
+pub async fn call(edge: &Edge, request: &HttpRequest, target: &str, payload: &mut Payload, deadline: Duration) -> Call {
     let body = timeout(deadline, body(request, payload)).await.unwrap_or(Err(BodyError::TimedOut));
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let parts = Parts {
-        method: request.method().as_str().to_owned(),
-        target: request.uri().to_string(),
+        method: request.method().as_str(),
+        target,
         headers,
         peer: request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip()),
         body,
@@ -73,7 +73,14 @@ pub fn response(reply: Reply, payload: Payload) -> HttpResponse {
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut builder = HttpResponse::build(status);
     for (name, value) in reply.headers {
-        builder.append_header((name, value));
+        // What no header may hold would be a defect; it is left out rather than sent.
+        let value = match value {
+            Cow::Borrowed(text) => Ok(HeaderValue::from_static(text)),
+            Cow::Owned(text) => HeaderValue::from_maybe_shared(Bytes::from(text)),
+        };
+        if let Ok(value) = value {
+            builder.append_header((name, value));
+        }
     }
     if !reply.closes {
         return builder.body(bytes(reply.body));

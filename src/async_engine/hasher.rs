@@ -1,50 +1,28 @@
-//! Argon2id costs a core for milliseconds, so it has threads of its own, behind a bounded queue.
-
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
-};
+//! Hashes passwords on the threads that are there for it, and leaves the event loop meanwhile.
 
 use tokio::sync::oneshot;
 
 use crate::{
+    hashing::HashPool,
     services::{
         error::Overloaded,
         imported_hashes::{Cost, Profile},
         passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
         policy::PasswordPolicy,
     },
-    settings::Settings,
 };
-
-type Job = Box<dyn FnOnce(&mut Arena) + Send>;
 
 /// Hashes passwords, so many at a time.
 #[derive(Clone)]
 pub struct Hasher {
     params: HashParams,
-    jobs: SyncSender<Job>,
+    pool: HashPool,
 }
 
 impl Hasher {
-    /// Starts `slots` threads with `passwords.queue` places in front of them. They end when the
-    /// last hasher is dropped.
-    ///
-    /// # Errors
-    /// A thread cannot be started.
-    pub fn start(settings: &Settings, params: HashParams, slots: usize) -> io::Result<Self> {
-        let (jobs, inbox) = sync_channel::<Job>(settings.passwords.queue);
-        let inbox = Arc::new(Mutex::new(inbox));
-        for n in 0..slots {
-            let inbox = Arc::clone(&inbox);
-            thread::Builder::new().name(format!("v2-argon2-{n}")).stack_size(1 << 20).spawn(move || work(&inbox))?;
-        }
-        Ok(Self { params, jobs })
+    /// At this cost, on these threads.
+    pub const fn new(params: HashParams, pool: HashPool) -> Self {
+        Self { params, pool }
     }
 
     /// Makes a hash.
@@ -53,12 +31,7 @@ impl Hasher {
     /// [`Overloaded`].
     pub async fn hash(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {
         let params = self.params;
-        let work = move |arena: &mut Arena| match how {
-            HashAs::New(salt) => params.hash(&password, salt, arena),
-            HashAs::Like(stored) => params.hash_like(&password, &stored, arena),
-            HashAs::Beside(other) => params.hash_beside(&password, &other, arena),
-        };
-        self.run(work).await?.ok_or(Overloaded)
+        self.run(move |arena| params.hash_as(&password, &how, arena)).await?.ok_or(Overloaded)
     }
 
     /// Verifies a hash, or else another one of the same salt.
@@ -111,19 +84,7 @@ impl Hasher {
                 drop(answer.send(work(arena)));
             }
         };
-        self.jobs.try_send(Box::new(job)).map_err(|_full| Overloaded)?;
-        reply.await.map_err(|_ended| Overloaded)
-    }
-}
-
-fn work(inbox: &Mutex<Receiver<Job>>) {
-    let mut arena = Arena::default();
-    loop {
-        let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = next else { return };
-        // A panic is told by the hook; it must not cost a hasher.
-        if catch_unwind(AssertUnwindSafe(|| job(&mut arena))).is_err() {
-            arena = Arena::default();
-        }
+        self.pool.submit(Box::new(job))?;
+        reply.await.map_err(|_dropped| Overloaded)
     }
 }

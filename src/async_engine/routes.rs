@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     api::{Edge, Handled, Matched, Reply, framing, log},
+    hashing::HashPool,
     parts,
     places::Places,
     services::{
@@ -65,6 +66,8 @@ pub struct Shared {
     pub places: Option<Arc<Places>>,
     /// What changes of sessions and users are told to, in both engines.
     pub versions: Arc<Versions>,
+    /// The threads that hash passwords, for both engines.
+    pub hashing: HashPool,
 }
 
 /// A running engine.
@@ -119,12 +122,12 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
 }
 
 fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump, Arc<Requests>), Failure> {
-    let Shared { settings, policy, keys, edge, limiter, places, versions } = shared;
+    let Shared { settings, policy, keys, edge, limiter, places, versions, hashing } = shared;
     let workers = match settings.engines.v2.workers {
         0 => available_parallelism().map_or(1, NonZero::get),
         workers => workers,
     };
-    let hasher = Hasher::start(&settings, parts::hash_params(&settings), parts::hash_slots(&settings))?;
+    let hasher = Hasher::new(parts::hash_params(&settings), hashing);
     let wake = Arc::new(Wake::default());
     let sessions = SessionCache::new(versions);
     let breaches = BreachList::of(&settings)?.map(Arc::new);
@@ -141,7 +144,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             Some(database) => database.clone(),
             None => Database::new(settings, size(settings.database.pool))?,
         };
-        let ephemeral = EphemeralStore::new(settings, &database, Arc::clone(&limiter), size(settings.store.pool))?;
+        let ephemeral = EphemeralStore::new(settings, &database, Arc::clone(&limiter))?;
         Ok(AsyncPorts {
             database,
             ephemeral,
@@ -246,11 +249,12 @@ async fn answer(
     let mut counted = Counted::new(&requests);
     let began = Instant::now();
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    if let Some(status) = framing::refuse_ambiguous(request.method().as_str(), &request.uri().to_string(), headers) {
+    let target = request.uri().to_string();
+    if let Some(status) = framing::refuse_ambiguous(request.method().as_str(), &target, headers) {
         counted.is_answered = true;
         return extract::response(Reply::bare(status), payload);
     }
-    let call = extract::call(&edge, &request, &mut payload, deadline.0).await;
+    let call = extract::call(&edge, &request, &target, &mut payload, deadline.0).await;
     let matched = call.route();
     let span = log::span(&call, &matched);
     let reply = async {

@@ -134,6 +134,8 @@ impl VerifyingKey {
 
 struct Verifier {
     id: String,
+    // The first part of each token that it signs.
+    header: String,
     key: DecodingKey,
     public: Option<[u8; 32]>,
 }
@@ -144,7 +146,11 @@ impl Verifier {
             VerifyingKey::Hs256(_) => None,
             VerifyingKey::Ed25519(public) => Some(*public),
         };
-        Self { id: id.map_or_else(|| key.id(), str::to_owned), key: key.prepared(), public }
+        let id = id.map_or_else(|| key.id(), str::to_owned);
+        let algorithm = if public.is_some() { "EdDSA" } else { "HS256" };
+        let kid = serde_json::Value::from(id.as_str());
+        let header = format!(r#"{{"typ":"JWT","alg":"{algorithm}","kid":{kid}}}"#);
+        Self { id, header: data_encoding::BASE64URL_NOPAD.encode(header.as_bytes()), key: key.prepared(), public }
     }
 }
 
@@ -219,9 +225,15 @@ impl Keys {
         &self.signing
     }
 
-    /// The key of this `kid` that verifies tokens.
-    pub fn verifying_key(&self, id: &str) -> Option<&DecodingKey> {
-        self.verifiers.iter().find(|verifier| verifier.id == id).map(|verifier| &verifier.key)
+    /// The header of the tokens that are signed, as it is encoded.
+    pub fn signing_header(&self) -> &str {
+        self.verifiers.first().map_or("", |verifier| &verifier.header)
+    }
+
+    /// The key that verifies tokens with this header, as it is encoded. A header is one of the few that are written
+    /// here: nothing in it is ever read.
+    pub fn verifying_key(&self, header: &str) -> Option<&DecodingKey> {
+        self.verifiers.iter().find(|verifier| verifier.header == header).map(|verifier| &verifier.key)
     }
 
     /// `kid` and public key of each key that verifies tokens; none of HS256, whose keys are secret.

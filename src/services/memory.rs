@@ -527,12 +527,7 @@ impl Ports for World {
         if let Some(beside) = self.0.beside.take() {
             beside();
         }
-        let hash = match how {
-            HashAs::New(salt) => CHEAP.hash(&password, salt, &mut Arena::default()),
-            HashAs::Like(stored) => CHEAP.hash_like(&password, &stored, &mut Arena::default()),
-            HashAs::Beside(other) => CHEAP.hash_beside(&password, &other, &mut Arena::default()),
-        };
-        hash.ok_or(Overloaded)
+        CHEAP.hash_as(&password, &how, &mut Arena::default()).ok_or(Overloaded)
     }
 
     async fn verify_password(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use data_encoding::BASE64_NOPAD;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
@@ -77,24 +77,118 @@ pub const MOST_ITERATIONS: u32 = 16;
 /// See [`MOST_MEMORY_KIB`].
 pub const MOST_LANES: u32 = 8;
 
-/// Argon2's working memory, used again for the next hash: taking and giving back that much for
+/// Which code computes Argon2id (`passwords.kernel`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// RustCrypto's `argon2`, as fast as the instructions that the binary was built for.
+    #[default]
+    Portable,
+    /// `argon2-rust`, which finds the processor's vector instructions out by itself. Nobody has audited it, so it is
+    /// held against known answers and the portable one before it is used.
+    Simd,
+}
+
+/// The kernel hashes otherwise than it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("passwords.kernel = \"simd\" does not hash right on this machine: set it to \"portable\"")]
+pub struct WrongKernel;
+
+// Digests of `password` under the salt `somesalt`, of Argon2id 1.3: the vectors of the reference implementation
+// (phc-winner-argon2, src/test.c), the less costly ones.
+const KNOWN_ANSWERS: [(HashParams, &str); 3] = [
+    (
+        HashParams { memory_kib: 256, iterations: 2, parallelism: 1 },
+        "9dfeb910e80bad0311fee20f9c0e2b12c17987b4cac90c2ef54d5b3021c68bfe",
+    ),
+    (
+        HashParams { memory_kib: 256, iterations: 2, parallelism: 2 },
+        "6d093c501fd5999645e0ea3bf620d7b8be7fd2db59c20d9fff9539da2bf57037",
+    ),
+    (
+        HashParams { memory_kib: 65_536, iterations: 1, parallelism: 1 },
+        "f6a5adc1ba723dddef9b5ac1d464e180fcd9dffc9d1cbf76cca2fed795d9ca98",
+    ),
+];
+
+impl Kernel {
+    /// Makes sure that it computes Argon2id: known answers, and what the portable one makes of many passwords, salts
+    /// and costs, `params` among them. Costs next to nothing for the portable one, which its own tests cover.
+    ///
+    /// # Errors
+    /// [`WrongKernel`].
+    pub fn check(self, params: HashParams) -> Result<(), WrongKernel> {
+        if self == Self::Portable {
+            return Ok(());
+        }
+        let (mut own, mut portable) = (Arena::new(self), Arena::new(Self::Portable));
+        for (params, digest) in KNOWN_ANSWERS {
+            let found = params.digest(&Password::new("password"), b"somesalt", &mut own).ok_or(WrongKernel)?;
+            if data_encoding::HEXLOWER.encode(found.as_slice()) != digest {
+                return Err(WrongKernel);
+            }
+        }
+        let costs = [(8, 1, 1), (9, 3, 1), (64, 2, 2), (257, 1, 1), (1024, 2, 4)];
+        let costs =
+            costs.map(|(memory_kib, iterations, parallelism)| HashParams { memory_kib, iterations, parallelism });
+        for (turn, params) in costs.into_iter().chain([params]).cycle().take(24).enumerate() {
+            let turn = u8::try_from(turn).unwrap_or_default();
+            let password = Password::new(&"pässword ".repeat(usize::from(turn)));
+            let salt = [turn.wrapping_mul(37); 16];
+            let of = |arena: &mut Arena| params.digest(&password, &salt, arena);
+            if of(&mut own).is_none_or(|own| of(&mut portable).is_none_or(|other| !same(&own[..], &other[..]))) {
+                return Err(WrongKernel);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Argon2's working memory, used again for the next hash and wiped after each: taking and giving back that much for
 /// every hash costs time, and the allocator does not give it all back.
 #[derive(Default)]
-pub struct Arena(Vec<Block>);
+pub struct Arena {
+    kernel: Kernel,
+    blocks: Vec<Block>,
+    // Wipes its memory by itself.
+    simd: Option<(HashParams, argon2_rust::Hasher)>,
+}
 
 impl Arena {
+    /// Empty, for this kernel.
+    pub const fn new(kernel: Kernel) -> Self {
+        Self { kernel, blocks: Vec::new(), simd: None }
+    }
+
     fn blocks(&mut self, params: &Params) -> &mut [Block] {
         // A hash of another cost than the usual must not leave its memory behind.
         let count = params.block_count();
-        if self.0.len() > count {
-            self.0 = Vec::new();
+        if self.blocks.len() > count {
+            self.blocks = Vec::new();
         }
-        self.0.resize(count, Block::default());
-        &mut self.0
+        self.blocks.resize(count, Block::default());
+        &mut self.blocks
     }
 
     fn wipe(&mut self) {
-        self.0.iter_mut().for_each(|block| block.zeroize());
+        self.blocks.iter_mut().for_each(|block| block.zeroize());
+    }
+
+    fn simd(&mut self, params: HashParams) -> Option<&mut argon2_rust::Hasher> {
+        use argon2_rust::{Algorithm, Argon2, Params, Version, params};
+        if self.simd.as_ref().is_none_or(|(known, _)| *known != params) {
+            let HashParams { memory_kib, iterations, parallelism } = params;
+            let built = Params::builder()
+                .memory(params::Memory::kib(memory_kib.into()))
+                .passes(iterations)
+                .lanes(parallelism)
+                // A slot is one core's.
+                .threads(1)
+                .tag_len(params::TagLen::bytes(32))
+                .build();
+            self.simd = Some((params, Argon2::new(Algorithm::Argon2id, Version::V0x13, built.ok()?).hasher()));
+        }
+        self.simd.as_mut().map(|(_, hasher)| hasher)
     }
 }
 
@@ -147,7 +241,24 @@ impl HashParams {
         }
     }
 
+    /// Hashes as it is asked for.
+    pub fn hash_as(self, password: &Password, how: &HashAs, arena: &mut Arena) -> Option<String> {
+        match how {
+            HashAs::New(salt) => self.hash(password, *salt, arena),
+            HashAs::Like(stored) => self.hash_like(password, stored, arena),
+            HashAs::Beside(other) => self.hash_beside(password, other, arena),
+        }
+    }
+
     fn digest(self, password: &Password, salt: &[u8], arena: &mut Arena) -> Option<Zeroizing<[u8; HASH_BYTES]>> {
+        if arena.kernel == Kernel::Simd {
+            let mut digest = Zeroizing::new([0; HASH_BYTES]);
+            let hasher = arena.simd(self)?;
+            return hasher
+                .hash_into(password.expose().as_bytes(), salt, digest.as_mut_slice())
+                .is_ok()
+                .then_some(digest);
+        }
         let params = Params::new(self.memory_kib, self.iterations, self.parallelism, Some(HASH_BYTES)).ok()?;
         let mut digest = Zeroizing::new([0; HASH_BYTES]);
         let blocks = arena.blocks(&params);
@@ -312,6 +423,30 @@ mod tests {
     }
 
     #[test]
+    fn both_kernels_compute_argon2id() {
+        let params = HashParams { memory_kib: 19_456, iterations: 2, parallelism: 1 };
+        for kernel in [Kernel::Portable, Kernel::Simd] {
+            kernel.check(params).unwrap();
+            for (params, digest) in KNOWN_ANSWERS {
+                let found = params.digest(&Password::new("password"), b"somesalt", &mut Arena::new(kernel)).unwrap();
+                assert_eq!(data_encoding::HEXLOWER.encode(found.as_slice()), digest, "{kernel:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_keeps_no_memory_of_a_dearer_hash() {
+        for kernel in [Kernel::Portable, Kernel::Simd] {
+            let mut arena = Arena::new(kernel);
+            let dear = HashParams { memory_kib: 4096, ..CHEAP };
+            assert!(dear.hash(&Password::new("violet-Kettle-93"), [1; 16], &mut arena).is_some());
+            assert!(CHEAP.hash(&Password::new("violet-Kettle-93"), [1; 16], &mut arena).is_some());
+            let kept = arena.simd.as_ref().map_or(arena.blocks.len(), |(_, hasher)| hasher.reserved_blocks());
+            assert!(kept <= 64, "{kernel:?}: {kept}");
+        }
+    }
+
+    #[test]
     fn a_hash_fits_its_password_and_no_other() {
         let hash = CHEAP.hash(&Password::new("correct horse"), [1; 16], &mut Arena::default()).unwrap();
         assert_eq!(
@@ -415,14 +550,14 @@ mod tests {
         for stored in [None, Some(IMPORTED), Some("!"), Some("md5$a$b")] {
             let mut arena = Arena::default();
             assert_eq!(today.verify(&Password::new("violet kettle"), stored, None, &mut arena), Verified::No);
-            assert_eq!(arena.0.len(), 128, "{stored:?}");
+            assert_eq!(arena.blocks.len(), 128, "{stored:?}");
         }
         let mut arena = Arena::default();
         assert_eq!(
             today.verify(&Password::new("correct horse battery"), Some(IMPORTED), None, &mut arena),
             Verified::Outdated
         );
-        assert_eq!(arena.0.len(), 0, "a right password pays its own cost only");
+        assert_eq!(arena.blocks.len(), 0, "a right password pays its own cost only");
     }
 
     #[test]

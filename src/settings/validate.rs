@@ -149,6 +149,7 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         ("stuffing.window", settings.stuffing.window),
         ("stuffing.duration", settings.stuffing.duration),
         ("mfa.ttl", settings.mfa.ttl),
+        ("passwords.queue_timeout", settings.passwords.queue_timeout),
         ("devices.ttl", settings.devices.ttl),
         ("google.timeout", settings.google.timeout),
         ("passwords.breaches_timeout", settings.passwords.breaches_timeout),
@@ -166,6 +167,11 @@ fn durations(settings: &Settings) -> Result<(), Broken> {
         settings.otp.link_ttl <= Duration::from_secs(86_400),
         "otp.link_ttl",
         "a reset link may be valid for 24 hours at most",
+    )?;
+    require(
+        settings.passwords.queue_timeout <= Duration::from_secs(10),
+        "passwords.queue_timeout",
+        "whoever would wait longer than 10 seconds had better be told at once",
     )?;
     require(
         settings.mfa.ttl <= Duration::from_secs(600),
@@ -434,6 +440,7 @@ mod tests {
             "stuffing.duration",
             "devices.ttl",
             "passwords.breaches_timeout",
+            "passwords.queue_timeout",
             "tokens.access_ttl",
             "audit.retention",
         ] {

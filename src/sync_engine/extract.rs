@@ -20,9 +20,9 @@ pub fn call(edge: &Edge, request: &Request, body: Result<(), Trouble>) -> Call {
         read.map(|_| bytes).or(Err(BodyError::Malformed))
     });
     let parts = Parts {
-        method: request.method().to_owned(),
-        target: request.raw_url().to_owned(),
-        headers: request.headers(),
+        method: request.method(),
+        target: request.raw_url(),
+        headers: request.headers().map(|(name, value)| (name, value.as_bytes())),
         peer: request.remote_addr().ip(),
         body,
     };
@@ -34,7 +34,7 @@ pub fn response(reply: Reply) -> Response {
     let close = reply.closes.then(|| ("Connection".into(), "close".into()));
     Response {
         status_code: reply.status,
-        headers: reply.headers.into_iter().map(|(name, value)| (name.into(), value.into())).chain(close).collect(),
+        headers: reply.headers.into_iter().map(|(name, value)| (name.into(), value)).chain(close).collect(),
         data: body(reply.body),
         upgrade: None,
     }

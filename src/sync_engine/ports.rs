@@ -122,7 +122,7 @@ impl Ports for BlockingPorts {
     }
 
     fn hash_password(&self, password: Password, how: HashAs) -> Ready<Result<String, Overloaded>> {
-        ready(self.hasher.hash(&password, &how))
+        ready(self.hasher.hash(password, how))
     }
 
     fn verify_password(
@@ -131,15 +131,15 @@ impl Ports for BlockingPorts {
         hash: Option<String>,
         other: Option<String>,
     ) -> Ready<Result<Verified, Overloaded>> {
-        ready(self.hasher.verify(&password, hash.as_deref(), other.as_deref()))
+        ready(self.hasher.verify(password, hash, other))
     }
 
     fn is_guessable(&self, password: Password, personal: Vec<String>) -> Ready<Result<Guessable, Overloaded>> {
-        ready(self.hasher.is_guessable(&password, &personal, &self.policy.passwords))
+        ready(self.hasher.is_guessable(password, personal, self.policy.passwords.clone()))
     }
 
     fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Ready<Result<(), Overloaded>> {
-        ready(self.hasher.make_up(&password, &profile, done))
+        ready(self.hasher.make_up(password, profile, done))
     }
 
     fn breaches(&self, prefix: &str) -> Ready<Result<String, Unavailable>> {
