@@ -137,6 +137,11 @@ impl FactorChange {
             Self::Reset => "Two-step sign-in of your account was removed by an operator.",
         }
     }
+
+    // What somebody else has switched on keeps its owner out, and no new password removes it.
+    const fn needs_support(self) -> bool {
+        matches!(self, Self::Enabled)
+    }
 }
 
 // Codes and addresses must not reach a log by way of `{:?}`.
@@ -314,6 +319,7 @@ struct SecondFactorChangedHtml<'a> {
     browser: &'a str,
     os: &'a str,
     reset_url: &'a str,
+    needs_support: bool,
 }
 
 #[derive(Template)]
@@ -324,6 +330,7 @@ struct SecondFactorChangedText<'a> {
     browser: &'a str,
     os: &'a str,
     reset_url: &'a str,
+    needs_support: bool,
 }
 
 #[derive(Template)]
@@ -447,14 +454,14 @@ impl Letter {
                 )
             }
             Self::SecondFactorChanged { change, when, browser, os, reset_url } => {
-                let sentence = change.sentence();
+                let (sentence, needs_support) = (change.sentence(), change.needs_support());
                 let when = &in_words(*when);
                 let browser = &one_line(browser);
                 let os = &one_line(os);
                 let reset_url = &link(reset_url);
                 (
-                    words(&SecondFactorChangedText { sentence, when, browser, os, reset_url }),
-                    words(&SecondFactorChangedHtml { subject, sentence, when, browser, os, reset_url }),
+                    words(&SecondFactorChangedText { sentence, when, browser, os, reset_url, needs_support }),
+                    words(&SecondFactorChangedHtml { subject, sentence, when, browser, os, reset_url, needs_support }),
                 )
             }
             Self::RecoveryCodeUsed { left, reset_url } => {
@@ -507,7 +514,9 @@ impl Letter {
                 with_link("Your password was changed. If it was not you, set a new one at once.", reset_url)
             }
             Self::SecondFactorChanged { change, reset_url, .. } => {
-                with_link(&format!("{} If it was not you, set a new password.", change.sentence()), reset_url)
+                let support = if change.needs_support() { ", then ask support to remove it" } else { "" };
+                let sentence = format!("{} If it was not you, set a new password{support}.", change.sentence());
+                with_link(&sentence, reset_url)
             }
             Self::RecoveryCodeUsed { left, reset_url } => {
                 let sentence = format!("A recovery code was used. {} Not you? Set a new password.", left_over(*left));
@@ -706,6 +715,21 @@ mod tests {
     fn the_time_is_given_in_utc() {
         let rendered = all()[2].render();
         assert!(rendered.text.contains("Time:    20 November 2026, 22:54 UTC"));
+    }
+
+    #[test]
+    fn whose_account_was_guarded_by_somebody_else_is_sent_to_support_as_well() {
+        for change in [FactorChange::Enabled, FactorChange::Disabled, FactorChange::CodesReplaced, FactorChange::Reset]
+        {
+            let (rendered, sms) = (changed(change).render(), changed(change).sms());
+            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let is_sent = change == FactorChange::Enabled;
+            for text in [words(&rendered.text), words(&rendered.html), sms] {
+                assert!(text.contains("set a new password"), "{text}");
+                assert_eq!(text.contains("ask support to remove"), is_sent, "{text}");
+                assert!(text.contains("https://id.example/reset"), "{text}");
+            }
+        }
     }
 
     #[test]

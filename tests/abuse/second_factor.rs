@@ -1,4 +1,4 @@
-//! Second factors: cases 26 to 29, and what cases 4, 5, 13, 16, 17 and 19 say of them.
+//! Second factors: cases 26 to 29, and what cases 4, 5, 13, 16, 17, 19 and 24 say of them.
 
 use crate::actors::{address, assert_over, change, enter, forget, lock, login, me, person, race, refresh, verify};
 use crate::codes::assert_hidden;
@@ -219,6 +219,30 @@ fn case_19_no_second_step_lets_a_disabled_or_deleted_user_in() {
                 let answer = side.send(&second_step(&token, method, good_code(&ada)));
                 side.refused(&answer, status, code);
             }
+        }
+    });
+}
+
+#[test]
+fn case_24_a_second_factor_of_a_thiefs_is_told_with_the_way_out() {
+    own_gateways("it runs a command of the operator's", &[], |gateway| {
+        for engine in Engine::BOTH {
+            let mut side = Side::new(gateway, engine);
+            let side = &mut side;
+            // Set up by somebody who knows the password.
+            let thief = guarded(side, "victim");
+            let email = &thief.account.email;
+            let letter = gateway.wait_for_mail(email, 2).text;
+            let words = letter.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words.contains("set a new password") && words.contains("ask support to remove it"), "{letter}");
+            let link = forget(side, email);
+            assert_eq!(side.send(&link.confirm(NEW)).status, 200);
+            assert_over(side, &thief.account.access, &thief.account.refresh);
+            asked(&side.send(&login(email, NEW)));
+            assert_eq!(gateway.run(&["user", "reset-mfa", email], "").output, "the second factor was removed\n");
+            assert_eq!(side.send(&login(email, NEW)).at("data.token_type"), json!("Bearer"));
+            let answer = side.send(&login(email, PASSWORD));
+            side.refused(&answer, 401, "invalid_credentials");
         }
     });
 }
