@@ -264,7 +264,8 @@ pub trait Audit {
     ) -> Result<Listed<LoginEvent>, Unavailable>;
 }
 
-/// Tables `totp_factors` and `recovery_codes`, and the mark in `users` that there is something in them.
+/// Tables `totp_factors` and `recovery_codes`, and the mark in `users` that there is something in them. A unit of work
+/// changes the user's row first, by the mark or by [`Users::record_login`], and these afterwards.
 pub trait SecondFactors {
     /// Sets the mark to `since`; `false` when the user was disabled or deleted, or their password or
     /// second factor changed, since they were looked up.

@@ -254,7 +254,8 @@ pub async fn forgive<P: Ports>(ports: &P, user: UserId) {
     }
 }
 
-/// Spends a right guess in the unit of work that it is for; `None` when another has spent it.
+/// Spends a right guess in the unit of work that it is for, which holds the user's row already; `None` when another has
+/// spent it.
 ///
 /// # Errors
 /// The database is away.
@@ -266,18 +267,28 @@ pub async fn spend<P: Ports>(
 ) -> Result<Option<Shown>, Unavailable> {
     let is_spent = match proof {
         Proof::Totp(step) => store.advance_totp(user.id, *step).await?,
-        Proof::RecoveryCode(digest, left) => {
-            let is_spent = store.spend_recovery_code(user.id, digest, ports.now()).await?;
-            if is_spent {
-                for to in stored_identifiers(user) {
-                    let letter = Letter::RecoveryCodeUsed { left: *left, reset_url: reset_url(ports) };
-                    store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
-                }
-            }
-            is_spent
-        }
+        Proof::RecoveryCode(digest, _) => store.spend_recovery_code(user.id, digest, ports.now()).await?,
     };
     Ok(is_spent.then_some(Shown(())))
+}
+
+/// Tells the owner that a recovery code has signed in, and how many are left. A change has a letter of its own, and
+/// leaves other codes than these.
+///
+/// # Errors
+/// The database is away.
+pub async fn tell_of_recovery_code<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    user: &User,
+    proof: &Proof,
+) -> Result<(), Unavailable> {
+    let Proof::RecoveryCode(_, left) = proof else { return Ok(()) };
+    for to in stored_identifiers(user) {
+        let letter = Letter::RecoveryCodeUsed { left: *left, reset_url: reset_url(ports) };
+        store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
+    }
+    Ok(())
 }
 
 fn reset_url<P: Ports>(ports: &P) -> String {

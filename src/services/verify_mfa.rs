@@ -157,11 +157,12 @@ async fn go_on<P: Ports>(
     }
     let done = ports
         .transaction(async |store| {
+            let noted = session::note(ports, store, user.clone(), waiting.new_hash.as_deref(), caller).await?;
             let Some(shown) = second_factor::spend(ports, store, user, &proof).await? else {
                 return Err(VerifyMfaError::WrongCode);
             };
-            let hash = waiting.new_hash.as_deref();
-            let signed_in = session::open_proven(ports, store, user.clone(), hash, waiting.way, caller, &shown).await?;
+            second_factor::tell_of_recovery_code(ports, store, user, &proof).await?;
+            let signed_in = session::open_proven(ports, store, noted, waiting.way, caller, &shown).await?;
             let event = audit::event(ports, method.word(), caller).of_user(user.id);
             let session_id = signed_in.session;
             store.record(&event.in_session(session_id)).await?;
