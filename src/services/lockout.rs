@@ -15,11 +15,12 @@
 use std::time::Duration;
 
 use super::{
-    devices::Device,
+    devices::{self, Device},
     error::Unavailable,
     identifier::Identifier,
-    model::{SessionId, UserId},
+    model::{Caller, SessionId, User, UserId},
     ports::{Ephemeral, Ports},
+    register::stored_identifiers,
 };
 
 /// Whose failures are counted.
@@ -87,6 +88,25 @@ pub async fn locked_for<P: Ports>(ports: &P, subject: &Subject) -> Result<Option
         .get(&subject.key("lock"))
         .await?
         .map(|lock| lock.expires_in.min(ports.policy().lockout.duration)))
+}
+
+/// How long any of a user's identifiers is still locked on the caller's device: a lock on one of them is for every way in
+/// that names none of them (ABUSE 19).
+///
+/// # Errors
+/// The store is away.
+pub async fn any_locked_for<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    user: &User,
+) -> Result<Option<Duration>, Unavailable> {
+    let known = devices::known(ports, caller, Some(user));
+    for identifier in stored_identifiers(user) {
+        if let Some(wait) = locked_for(ports, &Subject::new(ports, &identifier, known.as_ref())).await? {
+            return Ok(Some(wait));
+        }
+    }
+    Ok(None)
 }
 
 /// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is
@@ -168,9 +188,7 @@ pub async fn lift<P: Ports>(ports: &P, identifier: &Identifier) -> Result<bool, 
 mod tests {
     use super::*;
     use crate::services::{
-        devices,
         memory::{World, caller},
-        model::{Caller, User, UserId},
         run::run,
     };
 

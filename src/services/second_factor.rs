@@ -73,6 +73,7 @@ struct Kept {
     new_hash: Option<String>,
     // `email` or `phone`, and which.
     identifier: Option<(String, String)>,
+    to_link: Option<[u8; 32]>,
     binding: String,
 }
 
@@ -84,8 +85,10 @@ pub struct Waiting {
     pub way: &'static str,
     /// The password's hash made anew, when it was out of date.
     pub new_hash: Option<String>,
-    /// What they signed in with.
+    /// What they signed in with; `None` with an account elsewhere.
     pub identifier: Option<Identifier>,
+    /// The account elsewhere that is to be linked with theirs: its subject's index.
+    pub to_link: Option<[u8; 32]>,
     binding: String,
     key: String,
     value: Vec<u8>,
@@ -105,7 +108,7 @@ fn binding(user: &User) -> String {
 }
 
 /// Goes on with what a way in has opened, after its unit of work: keeps what waits for a second factor. `identifier`
-/// is what was signed in with, whose lock the second step obeys too.
+/// is what was signed in with, whose lock the second step obeys too; without one it obeys that of each of the user's.
 ///
 /// # Errors
 /// The store is away.
@@ -118,12 +121,13 @@ pub async fn enter<P: Ports>(
         Opened::Session(signed_in) => return Ok(Entered::SignedIn(signed_in)),
         Opened::SecondFactor(half) => half,
     };
-    let Half { user, new_hash, way } = half;
+    let Half { user, new_hash, way, to_link } = half;
     let kept = Kept {
         user_id: user.id,
         way: way.to_owned(),
         new_hash,
         identifier: identifier.map(|it| (it.kind().to_owned(), it.as_str().to_owned())),
+        to_link,
         binding: binding(&user),
     };
     let (id, keys, ttl) = (ports.new_id(), ports.keys(), ports.policy().mfa.ttl);
@@ -148,14 +152,14 @@ pub async fn waiting<P: Ports>(ports: &P, token: &str) -> Result<Option<Waiting>
     let key = key(id);
     let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
     let kept = keys.open_payload(id, &entry.value).ok().and_then(|clear| serde_json::from_slice(&clear).ok());
-    let Some(Kept { user_id, way, new_hash, identifier, binding }) = kept else { return Ok(None) };
+    let Some(Kept { user_id, way, new_hash, identifier, to_link, binding }) = kept else { return Ok(None) };
     let Some(way) = WAYS_IN.into_iter().find(|known| *known == way) else { return Ok(None) };
     let identifier = identifier.map(|(kind, text)| match kind.as_str() {
         "email" => Identifier::Email(text),
         _ => Identifier::Phone(text),
     });
     let (value, expires_in) = (entry.value, entry.expires_in);
-    Ok(Some(Waiting { user_id, way, new_hash, identifier, binding, key, value, expires_in }))
+    Ok(Some(Waiting { user_id, way, new_hash, identifier, to_link, binding, key, value, expires_in }))
 }
 
 /// Ends the wait; `true` for exactly one of several callers.

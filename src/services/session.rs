@@ -37,6 +37,8 @@ pub struct Half {
     pub new_hash: Option<String>,
     /// The way in, as audit events name it.
     pub way: &'static str,
+    /// The account elsewhere that is linked with theirs once they have shown it: its subject's index.
+    pub to_link: Option<[u8; 32]>,
 }
 
 /// What a way in has opened.
@@ -113,7 +115,8 @@ pub async fn open<P: Ports>(
         // Told to its owner if it is never shown: somebody knows the password.
         let event = audit::event(ports, action, caller).of_user(user.id).refused("second_factor_required");
         store.record(&event).await?;
-        return Ok(Opened::SecondFactor(Half { user, new_hash: new_hash.map(str::to_owned), way: action }));
+        let new_hash = new_hash.map(str::to_owned);
+        return Ok(Opened::SecondFactor(Half { user, new_hash, way: action, to_link: None }));
     }
     let noted = note(ports, store, user, new_hash, caller).await?;
     Ok(Opened::Session(write(ports, store, noted, action, caller).await?))

@@ -9,9 +9,10 @@ use super::{
     audit, devices,
     error::Unavailable,
     fields::{Exact, FieldErrors, Text, at_most, field_error, present, required, required_exact},
+    google,
     lockout::{self, Subject},
     model::{Caller, MfaMethod, User},
-    ports::{Audit as _, Ports, Users as _},
+    ports::{Audit as _, Inserted, Ports, Users as _},
     problem::Problem,
     second_factor::{self, GuessError, Waiting},
     session::{self, OpenError, SignedIn},
@@ -145,11 +146,15 @@ async fn go_on<P: Ports>(
         return Err(VerifyMfaError::TokenNotValid);
     }
     // It signs in, so it obeys the lock of what was signed in with (ABUSE 19).
-    if let Some(identifier) = &waiting.identifier {
-        let known = devices::known(ports, caller, Some(user));
-        if let Some(wait) = lockout::locked_for(ports, &Subject::new(ports, identifier, known.as_ref())).await? {
-            return Err(VerifyMfaError::Locked(wait));
+    let locked = match &waiting.identifier {
+        Some(identifier) => {
+            let known = devices::known(ports, caller, Some(user));
+            lockout::locked_for(ports, &Subject::new(ports, identifier, known.as_ref())).await?
         }
+        None => lockout::any_locked_for(ports, caller, user).await?,
+    };
+    if let Some(wait) = locked {
+        return Err(VerifyMfaError::Locked(wait));
     }
     let proof = second_factor::guess(ports, user, method, typed).await?;
     if !second_factor::claim(ports, waiting).await? {
@@ -166,6 +171,9 @@ async fn go_on<P: Ports>(
             let event = audit::event(ports, method.word(), caller).of_user(user.id);
             let session_id = signed_in.session;
             store.record(&event.in_session(session_id)).await?;
+            if let Some(index) = &waiting.to_link {
+                link(ports, store, caller, user, index).await?;
+            }
             Ok(signed_in)
         })
         .await;
@@ -175,6 +183,22 @@ async fn go_on<P: Ports>(
         Err(_) => drop(second_factor::give_back(ports, waiting).await),
     }
     done
+}
+
+// The Google account that the sign-in began with. One beside it may have linked it; had it become another's, or had
+// this user another one now, the first step would be answered otherwise.
+async fn link<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    caller: &Caller,
+    user: &User,
+    index: &[u8; 32],
+) -> Result<(), VerifyMfaError> {
+    if google::link(ports, store, caller, user, index).await? == Inserted::Yes {
+        return Ok(());
+    }
+    let owner = store.user_by_identity(index).await?;
+    if owner.is_some_and(|owner| owner.id == user.id) { Ok(()) } else { Err(VerifyMfaError::TokenNotValid) }
 }
 
 #[cfg(test)]
