@@ -87,6 +87,13 @@ pub enum Letter {
         /// Where to ask for a new password, made from `public_url`.
         reset_url: String,
     },
+    /// Too many wrong codes were shown: no code is taken for a while.
+    SecondFactorLocked {
+        /// For how many minutes.
+        minutes: u64,
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
     /// A Google account was linked and signs in from now on.
     GoogleLinked {
         /// When.
@@ -156,6 +163,7 @@ impl fmt::Debug for Letter {
             Self::PasswordChanged { .. } => "Letter::PasswordChanged",
             Self::SecondFactorChanged { .. } => "Letter::SecondFactorChanged",
             Self::RecoveryCodeUsed { .. } => "Letter::RecoveryCodeUsed",
+            Self::SecondFactorLocked { .. } => "Letter::SecondFactorLocked",
             Self::GoogleLinked { .. } => "Letter::GoogleLinked",
             Self::PasswordRemoved { .. } => "Letter::PasswordRemoved",
         })
@@ -349,6 +357,21 @@ struct RecoveryCodeUsedText<'a> {
 }
 
 #[derive(Template)]
+#[template(path = "second_factor_locked.html")]
+struct SecondFactorLockedHtml<'a> {
+    subject: &'a str,
+    lasting: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "second_factor_locked.txt")]
+struct SecondFactorLockedText<'a> {
+    lasting: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
 #[template(path = "google_linked.html")]
 struct GoogleLinkedHtml<'a> {
     subject: &'a str,
@@ -378,6 +401,7 @@ impl Letter {
             Self::PasswordChanged { .. } => "password_changed",
             Self::SecondFactorChanged { .. } => "second_factor_changed",
             Self::RecoveryCodeUsed { .. } => "recovery_code_used",
+            Self::SecondFactorLocked { .. } => "second_factor_locked",
             Self::GoogleLinked { .. } => "google_linked",
             Self::PasswordRemoved { .. } => "password_removed",
         }
@@ -395,6 +419,7 @@ impl Letter {
             Self::PasswordChanged { .. } => "Your password was changed",
             Self::SecondFactorChanged { .. } => "Your two-step sign-in was changed",
             Self::RecoveryCodeUsed { .. } => "A recovery code was used",
+            Self::SecondFactorLocked { .. } => "Your two-step sign-in is locked for a while",
             Self::GoogleLinked { .. } => "Google sign-in was added to your account",
             Self::PasswordRemoved { .. } => "Choose a password for your account",
         }
@@ -472,6 +497,14 @@ impl Letter {
                     words(&RecoveryCodeUsedHtml { subject, left, reset_url }),
                 )
             }
+            Self::SecondFactorLocked { minutes, reset_url } => {
+                let lasting = &lasting(*minutes);
+                let reset_url = &link(reset_url);
+                (
+                    words(&SecondFactorLockedText { lasting, reset_url }),
+                    words(&SecondFactorLockedHtml { subject, lasting, reset_url }),
+                )
+            }
             Self::GoogleLinked { when, browser, os } => {
                 let when = &in_words(*when);
                 let browser = &one_line(browser);
@@ -522,6 +555,11 @@ impl Letter {
                 let sentence = format!("A recovery code was used. {} Not you? Set a new password.", left_over(*left));
                 with_link(&sentence, reset_url)
             }
+            Self::SecondFactorLocked { minutes, reset_url } => {
+                let lasting = lasting(*minutes);
+                let sentence = format!("Too many wrong codes: your two-step sign-in is locked for {lasting}.");
+                with_link(&format!("{sentence} Not you? Set a new password."), reset_url)
+            }
             Self::GoogleLinked { .. } => "A Google account can now sign in to your account. \
                  If it was not you, set a new password: that ends it."
                 .to_owned(),
@@ -550,6 +588,10 @@ fn left_over(codes: usize) -> String {
         1 => "1 is left.".to_owned(),
         many => format!("{many} are left."),
     }
+}
+
+fn lasting(minutes: u64) -> String {
+    if minutes == 1 { "1 minute".to_owned() } else { format!("{minutes} minutes") }
 }
 
 fn in_words(when: OffsetDateTime) -> String {
@@ -640,6 +682,7 @@ mod tests {
             changed(FactorChange::Reset),
             Letter::RecoveryCodeUsed { left: 0, reset_url: "https://id.example/reset".to_owned() },
             Letter::RecoveryCodeUsed { left: 9, reset_url: "https://id.example/reset".to_owned() },
+            Letter::SecondFactorLocked { minutes: 15, reset_url: "https://id.example/reset".to_owned() },
         ]
     }
 
@@ -807,6 +850,7 @@ mod tests {
         assert_eq!(validity(0), "It expires in less than a minute.");
         assert_eq!(validity(1), "It expires in 1 minute.");
         assert_eq!(validity(10), "It expires in 10 minutes.");
+        assert_eq!((lasting(1), lasting(15)), ("1 minute".to_owned(), "15 minutes".to_owned()));
     }
 
     #[test]

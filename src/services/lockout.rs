@@ -109,25 +109,44 @@ pub async fn any_locked_for<P: Ports>(
     Ok(None)
 }
 
+/// What counting one more failure came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Counted {
+    /// `Some` when failures beside this one locked: then it is to be answered as locked, as a success would be.
+    pub too_late: Option<Duration>,
+    /// Whether it set the lock, as exactly one of several side by side does.
+    pub has_locked: bool,
+}
+
 /// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is
 /// to be answered as locked, as a success would be.
 ///
 /// # Errors
 /// The store is away.
 pub async fn count_failure<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
+    Ok(count(ports, subject).await?.too_late)
+}
+
+/// The same, and whether this one locked.
+///
+/// # Errors
+/// The store is away.
+pub async fn count<P: Ports>(ports: &P, subject: &Subject) -> Result<Counted, Unavailable> {
     let policy = &ports.policy().lockout;
     let store = ports.ephemeral();
     // The count lives on beside the lock until its own end, which comes before the lock's.
     let failures = store.increment(&subject.key("failures"), policy.duration).await?;
     let verdict = judge(failures, policy.failures);
     if verdict == Verdict::Counted {
-        return Ok(None);
+        return Ok(Counted { too_late: None, has_locked: false });
     }
     let left = store.put_if_absent(&subject.key("lock"), b"1", policy.duration).await?;
     if left.is_none() {
         note_locked_device(ports, subject).await?;
     }
-    Ok((verdict == Verdict::TooLate).then_some(left.map_or(policy.duration, |left| left.min(policy.duration))))
+    let wait = left.map_or(policy.duration, |left| left.min(policy.duration));
+    Ok(Counted { too_late: (verdict == Verdict::TooLate).then_some(wait), has_locked: left.is_none() })
 }
 
 // For `lift`, which could not name the devices otherwise.

@@ -85,7 +85,7 @@ pub fn policy() -> Policy {
             password_forgotten: "/password-reset".into(),
             password_reset: "/password-reset-confirm/{uidb64}/{token}".into(),
         },
-        mfa: MfaPolicy { ttl: seconds(300), issuer: "Bifrons".into() },
+        mfa: MfaPolicy { ttl: seconds(300), issuer: "Bifrons".into(), daily_guesses: 50 },
         device_ttl: seconds(365 * 86_400),
         reveal_existing: false,
         default_region: "NG".into(),
@@ -1066,6 +1066,14 @@ impl Ephemeral for World {
         let (count, until) = self.living(key).map_or((1, self.now() + ttl), |(_, count, until)| (count + 1, until));
         self.insert(key, b"", count, until);
         Ok(count)
+    }
+
+    async fn decrement(&self, key: &str) -> Result<(), Unavailable> {
+        self.reach("decrement")?;
+        if let Some((_, count, until)) = self.living(key).filter(|(_, count, _)| *count > 0) {
+            self.insert(key, b"", count - 1, until);
+        }
+        Ok(())
     }
 
     async fn admit(&self, rules: &[Rule]) -> Decision {

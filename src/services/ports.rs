@@ -319,6 +319,8 @@ pub trait Ephemeral {
     async fn remove(&self, key: &str) -> Result<(), Unavailable>;
     /// Adds one to a counter that lives `ttl` from its first count; returns the new count.
     async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable>;
+    /// Takes one back from a counter that lives and is above zero; it lives no longer for that.
+    async fn decrement(&self, key: &str) -> Result<(), Unavailable>;
     /// Counts one request against every rule, or against none when one of them is exhausted.
     /// Never fails: without the store it decides with counters of this process.
     async fn admit(&self, rules: &[Rule]) -> Decision;

@@ -1,6 +1,8 @@
 //! The second factor of a sign-in (contract §3): what waits for it, guesses at it, and what a change of it writes.
 //!
-//! Guesses are counted for the account, whichever method they are for and however often the sign-in is begun anew.
+//! Guesses are counted for the account, whichever method they are for and however often the sign-in is begun anew: in a
+//! count that locks for a while and that a right guess clears, and in one for the day, from which a right guess takes
+//! nothing but itself back.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::{
     identifier::Identifier,
     keys::same,
     letters::{FactorChange, Letter},
-    lockout::{self, Subject},
+    lockout::{self, Counted, Subject},
     login_events::WAYS_IN,
     model::{Caller, EndReason, MfaMethod, SessionId, User, UserId},
     outbox,
@@ -209,21 +211,18 @@ pub enum GuessError {
 /// # Errors
 /// [`GuessError`].
 pub async fn guess<P: Ports>(ports: &P, user: &User, method: MfaMethod, typed: &str) -> Result<Proof, GuessError> {
-    count(ports, user).await?;
-    let mut store = ports.store().await?;
+    // Looked up before the guess is counted: what the database could not tell is no guess.
     match method {
         MfaMethod::Totp => {
-            let factor = store.totp(user.id).await?;
-            let step = factor.and_then(|factor| factor.step_of(typed, ports.now()));
-            step.map(Proof::Totp).ok_or(GuessError::Wrong)
+            let factor = ports.store().await?.totp(user.id).await?;
+            count_and_compare(ports, user, || factor?.step_of(typed, ports.now()).map(Proof::Totp)).await
         }
         MfaMethod::RecoveryCode => {
+            let unused = ports.store().await?.recovery_codes(user.id).await?;
             let digest = recovery_codes::digest(ports.keys(), user.id, typed);
-            let unused = store.recovery_codes(user.id).await?;
-            match unused.iter().any(|kept| same(kept, &digest)) {
-                true => Ok(Proof::RecoveryCode(digest, unused.len().saturating_sub(1))),
-                false => Err(GuessError::Wrong),
-            }
+            let left = unused.len().saturating_sub(1);
+            let is_one = || unused.iter().any(|kept| same(kept, &digest));
+            count_and_compare(ports, user, || is_one().then_some(Proof::RecoveryCode(digest, left))).await
         }
     }
 }
@@ -238,24 +237,87 @@ pub async fn guess_first<P: Ports>(
     factor: &TotpFactor,
     typed: &str,
 ) -> Result<i64, GuessError> {
-    count(ports, user).await?;
-    factor.step_of(typed, ports.now()).ok_or(GuessError::Wrong)
+    count_and_compare(ports, user, || factor.step_of(typed, ports.now())).await
 }
 
-// Before the guess is looked at, so that guesses side by side get no more than their number.
-async fn count<P: Ports>(ports: &P, user: &User) -> Result<(), GuessError> {
-    let subject = Subject::second_factor(user.id);
-    let locked = lockout::locked_for(ports, &subject).await?;
-    let locked = if locked.is_none() { lockout::count_failure(ports, &subject).await? } else { locked };
-    locked.map_or(Ok(()), |wait| Err(GuessError::Locked(wait)))
+// Counts a guess and then looks at it, so that guesses side by side get no more than their number.
+async fn count_and_compare<P: Ports, T>(
+    ports: &P,
+    user: &User,
+    compare: impl FnOnce() -> Option<T>,
+) -> Result<T, GuessError> {
+    let (subject, day) = (Subject::second_factor(user.id), day(user.id));
+    if let Some(wait) = lockout::locked_for(ports, &subject).await? {
+        return Err(GuessError::Locked(wait));
+    }
+    let store = ports.ephemeral();
+    if store.increment(&day, DAY).await? > ports.policy().mfa.daily_guesses {
+        let left = store.get(&day).await?.map_or(Duration::ZERO, |counted| counted.expires_in.min(DAY));
+        // It was not looked at. Every guess that was, and was wrong, stays counted: so however many come side by
+        // side, and whatever those that are not looked at or right take back, no more are looked at than may be wrong.
+        store.decrement(&day).await?;
+        return Err(GuessError::Locked(left));
+    }
+    let Counted { too_late, has_locked } = lockout::count(ports, &subject).await?;
+    let found = if too_late.is_none() { compare() } else { None };
+    // A right guess clears the lock that it set.
+    if has_locked && found.is_none() {
+        tell_of_lock(ports, user).await?;
+    }
+    match (found, too_late) {
+        (Some(found), _) => Ok(found),
+        (None, None) => Err(GuessError::Wrong),
+        (None, Some(wait)) => {
+            store.decrement(&day).await?;
+            Err(GuessError::Locked(wait))
+        }
+    }
 }
 
-/// Clears the count of guesses, once one was right and what it was for is done.
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn day(user: UserId) -> String {
+    format!("guesses:second_factor:{user}")
+}
+
+// To every address of theirs, once for each lock: somebody has got as far as the second factor.
+async fn tell_of_lock<P: Ports>(ports: &P, user: &User) -> Result<(), Unavailable> {
+    let minutes = ports.policy().lockout.duration.as_secs().div_ceil(60);
+    ports
+        .transaction(async |store| {
+            for to in stored_identifiers(user) {
+                let letter = Letter::SecondFactorLocked { minutes, reset_url: reset_url(ports) };
+                store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Takes a right guess back, whether what it was for could be done or not, and clears the count that locks for a while.
+/// The wrong guesses of the day stay counted: a thief with the password must not live on the owner's sign-ins.
 pub async fn forgive<P: Ports>(ports: &P, user: UserId) {
     // After the commit: a fault here must not undo it.
-    if let Err(error) = lockout::clear(ports, &Subject::second_factor(user)).await {
+    let forgiven = async {
+        lockout::clear(ports, &Subject::second_factor(user)).await?;
+        ports.ephemeral().decrement(&day(user)).await
+    };
+    if let Err(error) = forgiven.await {
         tracing::warn!(error = %error, "guesses at a second factor not forgotten");
     }
+}
+
+/// Lifts the lock and clears every count, for an operator; `true` when no code was taken before.
+///
+/// # Errors
+/// The store is away.
+pub async fn lift<P: Ports>(ports: &P, user: UserId) -> Result<bool, Unavailable> {
+    let (store, day) = (ports.ephemeral(), day(user));
+    let was_locked = lockout::clear(ports, &Subject::second_factor(user)).await?;
+    // One more tells whether the day's were used up.
+    let is_exhausted = store.increment(&day, DAY).await? > ports.policy().mfa.daily_guesses;
+    store.remove(&day).await?;
+    Ok(was_locked || is_exhausted)
 }
 
 /// Spends a right guess in the unit of work that it is for, which holds the user's row already; `None` when another has

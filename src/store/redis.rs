@@ -35,8 +35,15 @@ static REMOVE_IF_EQUAL: LazyLock<Script> = LazyLock::new(|| {
 static INCREMENT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local count = redis.call('INCR', KEYS[1])
-         if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+         if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
          return count",
+    )
+});
+
+static DECREMENT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if tonumber(redis.call('GET', KEYS[1]) or 0) > 0 then return redis.call('DECR', KEYS[1]) end
+         return 0",
     )
 });
 
@@ -89,6 +96,11 @@ pub fn increment(key: &str, ttl: Duration) -> ScriptInvocation<'static> {
     invocation(&INCREMENT, key, |script| {
         script.arg(millis(ttl));
     })
+}
+
+/// Answers `i64`, of no use.
+pub fn decrement(key: &str) -> ScriptInvocation<'static> {
+    invocation(&DECREMENT, key, |_| ())
 }
 
 /// Answers `Vec<u64>`, for [`decision`].
