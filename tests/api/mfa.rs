@@ -48,6 +48,7 @@ fn a_second_factor_is_set_up_asked_for_and_switched_off() {
         let begun = side.post_as(&account.access, "auth/mfa/totp/", &json!({ "current_password": account.password }));
         assert_eq!((begun.status, begun.at("data.expires_in")), (200, json!(600)), "{}", begun.shown());
         assert_eq!(begun.header("cache-control"), Some("no-store"));
+        assert_eq!(rows::audited(side.gateway, &begun), "totp_begin|success|");
         let secret = begun.text("data.secret");
         let uri = format!(
             "otpauth://totp/bifrons:{}?secret={secret}&issuer=bifrons&algorithm=SHA1&digits=6&period=30",
