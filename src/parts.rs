@@ -85,6 +85,7 @@ pub fn policy(settings: &Settings) -> Policy {
             ttl: settings.mfa.ttl,
             // A colon ends the issuer's name in what an authenticator reads.
             issuer: settings.mfa.issuer.clone().unwrap_or_else(|| settings.tokens.issuer.replace(':', " ")),
+            daily_guesses: settings.mfa.daily_guesses.into(),
         },
         device_ttl: settings.devices.ttl,
         reveal_existing: settings.registration.reveal_existing,

@@ -501,6 +501,8 @@ pub struct Mfa {
     /// What an authenticator calls the service; `None` is `tokens.issuer`.
     #[serde(deserialize_with = "optional")]
     pub issuer: Option<String>,
+    /// Wrong guesses at a user's second factor within a day.
+    pub daily_guesses: u32,
 }
 
 /// Password hashing and rules.

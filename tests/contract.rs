@@ -347,6 +347,7 @@ everywhere! { STORES:
     an_entry_is_put_where_none_is
     of_many_removals_of_one_value_exactly_one_succeeds
     a_counter_counts_everyone_and_lives_from_its_first_count
+    what_is_taken_back_from_a_counter_is_as_if_it_had_not_been_counted
     what_has_run_out_is_absent_and_replaceable
     a_request_counts_against_every_rule_or_none
     a_request_is_taken_back
@@ -1863,6 +1864,48 @@ mod stories {
             last = count;
             assert!(asked - began < ttl * 2, "counting on prolongs its life");
         }
+    }
+
+    pub(super) async fn what_is_taken_back_from_a_counter_is_as_if_it_had_not_been_counted<P: Adapter>(
+        world: &World<P>,
+    ) {
+        let ports = &world.ports;
+        let store = ports.ephemeral();
+        let count = async |key: &str| store.increment(key, LONG).await.expect("an answer");
+        for _ in 0..2 {
+            // Nothing is taken from what is not there, nor below zero.
+            store.decrement("k").await.expect("an answer");
+            assert_eq!(count("k").await, 1);
+            store.decrement("k").await.expect("an answer");
+        }
+        for expected in 1..=4 {
+            assert_eq!(count("k").await, expected);
+        }
+        store.decrement("k").await.expect("an answer");
+        assert_eq!(count("k").await, 4);
+        // Of many at once, that count one and take one back, each is in its turn.
+        let twin = world.twin();
+        let counts = ports
+            .together(40, async |ports, nth| {
+                let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                let count = ports.ephemeral().increment("k", LONG).await.expect("an answer");
+                ports.ephemeral().decrement("k").await.expect("an answer");
+                count
+            })
+            .await;
+        assert!(counts.iter().all(|count| (5..=44).contains(count)), "{counts:?}");
+        assert_eq!(count("k").await, 5);
+        // It lives from its first count, whatever was taken back since.
+        let ttl = Duration::from_millis(400);
+        assert_eq!(store.increment("short", ttl).await.expect("an answer"), 1);
+        store.decrement("short").await.expect("an answer");
+        assert_eq!(store.increment("short", LONG).await.expect("an answer"), 1);
+        let left = store.get("short").await.expect("an answer").expect("a counter").expires_in;
+        assert!(left <= ttl, "{left:?}");
+        pause(ttl * 2);
+        assert_eq!(store.get("short").await.expect("an answer"), None);
+        store.decrement("short").await.expect("an answer");
+        assert_eq!(count("short").await, 1);
     }
 
     pub(super) async fn what_has_run_out_is_absent_and_replaceable<P: Adapter>(world: &World<P>) {

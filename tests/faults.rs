@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use support::{
     Account, Answer, Backend, Client, Engine, Gateway, Options, PASSWORD, Postgres, Process, Program, Redis, Request,
-    Side, eventually, fresh_directory, pause, random_bytes, run_alone, unique,
+    Side, eventually, fresh_directory, guard, pause, random_bytes, run_alone, unique,
 };
 
 fn post(engine: Engine, path: &str, body: &serde_json::Value) -> Request {
@@ -96,6 +96,17 @@ fn a_commit_that_fails_spends_no_token_no_code_and_signs_nobody_in() {
             let (code, challenge) = side.register(&email, PASSWORD);
             (engine, json!({ "challenge": challenge, "otp": code }))
         });
+        let guarded = Engine::BOTH.map(|engine| {
+            let mut side = Side::new(&gateway, engine);
+            let account = side.account("guarded");
+            let mut ada = guard(&mut side, account);
+            // An authenticator's code on the one engine, a recovery code on the other.
+            let (method, code) = match engine {
+                Engine::V1 => ("totp", ada.authenticator.code()),
+                Engine::V2 => ("recovery_code", ada.recovery_codes.pop().expect("a code")),
+            };
+            (engine, json!({ "mfa_token": ada.begin(&mut side), "method": method, "code": code }))
+        });
         let sessions = gateway.query("select count(*) from sessions");
         let signed_in = "select count(*) from audit_events where action = 'login' and outcome = 'success'";
         let audited = gateway.query(signed_in);
@@ -110,6 +121,12 @@ fn a_commit_that_fails_spends_no_token_no_code_and_signs_nobody_in() {
         }
         for (engine, body) in &waiting {
             assert_unavailable(&send(&gateway, *engine, &post(*engine, "auth/verify-otp/", body)));
+        }
+        for (engine, body) in &guarded {
+            // More often than wrong codes would lock.
+            for _ in 0..6 {
+                assert_unavailable(&send(&gateway, *engine, &post(*engine, "auth/mfa/verify/", body)));
+            }
         }
         assert_eq!(gateway.query("select count(*) from sessions"), sessions);
         assert_eq!(gateway.query(signed_in), audited, "a sign-in that was not committed is audited as one");
@@ -126,6 +143,12 @@ fn a_commit_that_fails_spends_no_token_no_code_and_signs_nobody_in() {
         for (engine, body) in &waiting {
             let verified = send(&gateway, *engine, &post(*engine, "auth/verify-otp/", body));
             assert_eq!(verified.status, 200, "{backend:?}: the code was spent on nothing: {}", verified.shown());
+        }
+        for (engine, body) in &guarded {
+            let entered = send(&gateway, *engine, &post(*engine, "auth/mfa/verify/", body));
+            assert_eq!(entered.status, 200, "{backend:?}: the second factor was spent on nothing: {}", entered.shown());
+            let again = send(&gateway, engine.other(), &post(engine.other(), "auth/mfa/verify/", body));
+            assert_eq!((again.status, again.code().as_str()), (401, "token_not_valid"), "{}", again.shown());
         }
     }
 }

@@ -269,6 +269,18 @@ impl Ephemeral for EphemeralStore {
         self.limiter.take_back(rules, system::now());
     }
 
+    async fn decrement(&self, key: &str) -> Result<(), Unavailable> {
+        let now = DbMoment(system::now());
+        at!(self, Tries::One,
+            conn => diesel::update(entries::table)
+                .filter(entries::key.eq(key).and(entries::count.gt(0)).and(entries::expires_at.gt(now)))
+                .set(entries::count.eq(entries::count - 1))
+                .execute(conn)
+                .await
+                .map(drop),
+            server => commands::decrement(key).invoke_async(server).await.map(|_: i64| ()))
+    }
+
     async fn admit(&self, rules: &[Rule]) -> Decision {
         let decision = match &self.place {
             Place::Table(_) => None,

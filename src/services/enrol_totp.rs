@@ -6,13 +6,14 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    audit,
     authenticate::Bearer,
     error::Unavailable,
     fields::{Text, at_most, bounded_password, nullable, present, required},
     letters::FactorChange,
     model::{Caller, UserId},
     passwords::Password,
-    ports::{Ephemeral as _, Ports, SecondFactors as _},
+    ports::{Audit as _, Entry, Ephemeral as _, Ports, SecondFactors as _},
     problem::Problem,
     recovery_codes,
     second_factor::{self, GuessError},
@@ -113,6 +114,9 @@ pub async fn begin_totp<P: Ports>(
     // It opens in this session only.
     let sealed = ports.keys().seal_payload(bearer.session.id.0, text.as_bytes(), ports.random());
     ports.ephemeral().put(&key(user.id), &sealed, ENROLMENT_TTL).await?;
+    // A secret is handed out: whoever looks into the set-up of a factor later sees where that came from.
+    let event = audit::event(ports, BEGIN, caller).of_user(user.id).in_session(bearer.session.id);
+    ports.store().await?.record(&event).await?;
     step_up::forgive(ports, bearer).await;
     let account = identifier_of(user).map_or_else(|| user.pid.clone(), |identifier| identifier.as_str().to_owned());
     let otpauth_uri = secret.uri(&ports.policy().mfa.issuer, &account);
@@ -146,12 +150,26 @@ pub async fn confirm_totp<P: Ports>(
             return Err(error.into());
         }
     };
-    if !store.remove_if_equal(&key, &entry.value).await? {
+    let done = enable(ports, caller, bearer, TotpFactor { last_step: step, ..factor }, &key, entry).await;
+    // The code was right, whatever came of it.
+    second_factor::forgive(ports, user.id).await;
+    done
+}
+
+async fn enable<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    bearer: &Bearer,
+    factor: TotpFactor,
+    key: &str,
+    entry: Entry,
+) -> Result<Vec<String>, EnrolError> {
+    let (user, ephemeral) = (&bearer.user, ports.ephemeral());
+    if !ephemeral.remove_if_equal(key, &entry.value).await? {
         return Err(EnrolError::NotBegun);
     }
     let codes = recovery_codes::fresh(ports, user);
     let (now, kept) = (ports.now(), Some(bearer.session.id));
-    let factor = TotpFactor { last_step: step, ..factor };
     let done = ports
         .transaction(async |store| {
             if !store.mark_second_factor(user, Some(now), now).await? {
@@ -164,11 +182,9 @@ pub async fn confirm_totp<P: Ports>(
         .await;
     if matches!(done, Err(EnrolError::Unavailable(_))) {
         // Should this fail too, the enrolment can be begun anew.
-        let _ = store.put_if_absent(&key, &entry.value, entry.expires_in).await;
+        let _ = ephemeral.put_if_absent(key, &entry.value, entry.expires_in).await;
     }
-    done?;
-    second_factor::forgive(ports, user.id).await;
-    Ok(codes.shown)
+    done.map(|()| codes.shown)
 }
 
 #[cfg(test)]
@@ -210,6 +226,7 @@ mod tests {
         let (other, this) = (world.sign_in(id).tokens, world.sign_in(id).tokens);
         let bearer = world.bearer(&this);
         let secret = begin(&world, &bearer, PASSWORD).unwrap();
+        assert_eq!(world.audited().last(), Some(&("totp_begin", "")));
         assert_eq!(world.users()[0].second_factor_at, None);
         let codes = confirm(&world, &bearer, &secret.code(world.now())).unwrap();
         assert_eq!(codes.len(), 10);
@@ -271,7 +288,10 @@ mod tests {
         let (world, bearer) = signed_in();
         let secret = begin(&world, &bearer, PASSWORD).unwrap();
         world.fail_commits(true);
-        assert_eq!(code_of(confirm(&world, &bearer, &secret.code(world.now()))), "service_unavailable");
+        // More often than wrong codes would lock.
+        for _ in 0..6 {
+            assert_eq!(code_of(confirm(&world, &bearer, &secret.code(world.now()))), "service_unavailable");
+        }
         world.fail_commits(false);
         assert!(world.letters().is_empty() && world.users()[0].second_factor_at.is_none());
         confirm(&world, &bearer, &secret.code(world.now())).unwrap();

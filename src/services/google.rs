@@ -12,6 +12,7 @@
 //!                             "verified"; else 409. Never when another Google account is linked.
 //! soft-deleted, disabled      403
 //! ```
+//! Whoever has a second factor is linked in the unit of work that has spent it (`verify_mfa`), not before.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use garde::Validate;
 use serde::Deserialize;
 
 use super::{
-    audit, devices,
+    audit,
     error::Unavailable,
     events::Event,
     fields::{Exact, FieldErrors, Text, at_most, field_error, nullable, present, required_exact},
@@ -203,7 +204,7 @@ async fn enter<P: Ports>(
             Err(_) => continue,
         };
         if let Found::Linked(user) | Found::Link(user) | Found::Claim(user) = &found {
-            if let Some(wait) = locked_for(ports, caller, user).await? {
+            if let Some(wait) = lockout::any_locked_for(ports, caller, user).await? {
                 return refused(ports, caller, Some(user), "locked", GoogleError::Locked(wait)).await;
             }
             if !user.is_active {
@@ -216,7 +217,8 @@ async fn enter<P: Ports>(
         lost = if matches!(found, Found::Make) { "disabled" } else { "conflict" };
         match write(ports, caller, account, &index, role, found).await {
             Ok(opened) => {
-                return Ok(ByGoogle { entered: enter_or_ask(ports, opened, Some(&account.email)).await?, is_new });
+                // Without an identifier: the address is Google's word, and need not be one of the account's.
+                return Ok(ByGoogle { entered: enter_or_ask(ports, opened, None).await?, is_new });
             }
             Err(Undone::Taken | Undone::Changed) => (),
             Err(Undone::Unavailable(error)) => return Err(error.into()),
@@ -246,17 +248,6 @@ async fn find<P: Ports>(
     Ok(if is_free { Ok(Found::Link(user)) } else { Err(user) })
 }
 
-// Every identifier of the account's: a lock on one of them is for every way in (ABUSE 19).
-async fn locked_for<P: Ports>(ports: &P, caller: &Caller, user: &User) -> Result<Option<Duration>, Unavailable> {
-    let known = devices::known(ports, caller, Some(user));
-    for identifier in stored_identifiers(user) {
-        if let Some(wait) = lockout::locked_for(ports, &Subject::new(ports, &identifier, known.as_ref())).await? {
-            return Ok(Some(wait));
-        }
-    }
-    Ok(None)
-}
-
 async fn write<P: Ports>(
     ports: &P,
     caller: &Caller,
@@ -266,28 +257,18 @@ async fn write<P: Ports>(
     found: Found,
 ) -> Result<Opened, Undone> {
     let now = ports.now();
-    let link = async |store: &mut P::Store, user: UserId| match store
+    let insert = async |store: &mut P::Store, user: UserId| match store
         .insert_identity(index, user, AuthProvider::Google, now)
         .await?
     {
         Inserted::Yes => Ok(()),
         Inserted::Taken => Err(Undone::Taken),
     };
+    let is_link = matches!(found, Found::Link(_));
     ports
         .transaction(async |store| {
             let user = match found {
-                Found::Linked(user) => user,
-                Found::Link(user) => {
-                    link(store, user.id).await?;
-                    store.record(&audit::event(ports, "google_link", caller).of_user(user.id)).await?;
-                    store.enqueue(&outbox::event(ports, &Event::IdentityLinked { user_id: user.id })).await?;
-                    let client = caller.client();
-                    let letter = Letter::GoogleLinked { when: now, browser: client.browser, os: client.os };
-                    for to in stored_identifiers(&user) {
-                        store.enqueue(&outbox::letter(ports, &to, letter.clone(), None)).await?;
-                    }
-                    user
-                }
+                Found::Linked(user) | Found::Link(user) => user,
                 Found::Claim(user) => {
                     let with = Confirmation {
                         password_hash: None,
@@ -299,7 +280,7 @@ async fn write<P: Ports>(
                     if !store.confirm_user(user.id, &with, now).await? {
                         return Err(Undone::Changed);
                     }
-                    link(store, user.id).await?;
+                    insert(store, user.id).await?;
                     store.enqueue(&outbox::event(ports, &Event::UserVerified { user_id: user.id })).await?;
                     with.apply(user)
                 }
@@ -314,15 +295,51 @@ async fn write<P: Ports>(
                     if store.insert_user(&user).await? == Inserted::Taken {
                         return Err(Undone::Taken);
                     }
-                    link(store, user.id).await?;
+                    insert(store, user.id).await?;
                     store.enqueue(&outbox::event(ports, &Event::UserRegistered { user_id: user.id })).await?;
                     store.enqueue(&outbox::event(ports, &Event::UserVerified { user_id: user.id })).await?;
                     user
                 }
             };
-            Ok(session::open(ports, store, user, None, "google", caller).await?)
+            let mut opened = session::open(ports, store, user, None, "google", caller).await?;
+            match &mut opened {
+                Opened::Session(signed_in) if is_link => {
+                    // After the user's row, which every unit of work takes first.
+                    if link(ports, store, caller, &signed_in.user, index).await? == Inserted::Taken {
+                        return Err(Undone::Taken);
+                    }
+                }
+                Opened::SecondFactor(half) if is_link => half.to_link = Some(*index),
+                Opened::Session(_) | Opened::SecondFactor(_) => (),
+            }
+            Ok(opened)
         })
         .await
+}
+
+/// Links a Google account with an account that was there, and tells its owner.
+///
+/// # Errors
+/// The database is away.
+pub async fn link<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    caller: &Caller,
+    user: &User,
+    index: &[u8; 32],
+) -> Result<Inserted, Unavailable> {
+    let now = ports.now();
+    if store.insert_identity(index, user.id, AuthProvider::Google, now).await? == Inserted::Taken {
+        return Ok(Inserted::Taken);
+    }
+    store.record(&audit::event(ports, "google_link", caller).of_user(user.id)).await?;
+    store.enqueue(&outbox::event(ports, &Event::IdentityLinked { user_id: user.id })).await?;
+    let client = caller.client();
+    let letter = Letter::GoogleLinked { when: now, browser: client.browser, os: client.os };
+    for to in stored_identifiers(user) {
+        store.enqueue(&outbox::letter(ports, &to, letter.clone(), None)).await?;
+    }
+    Ok(Inserted::Yes)
 }
 
 async fn refuse<P: Ports>(
@@ -364,10 +381,13 @@ mod tests {
 
     use super::*;
     use crate::services::{
-        memory::{self, ADDRESS, World, caller, request},
+        identifier::Identifier,
+        memory::{self, ADDRESS, Guarded, World, caller, request},
         new_password::{self, Occasion},
         policy::Policy,
         run::run,
+        session::SignedIn,
+        verify_mfa::{VerifyMfaError, verify_mfa},
     };
 
     const CLIENT: &str = "client-1.apps.googleusercontent.com";
@@ -533,6 +553,107 @@ mod tests {
             run(lockout::lift(&world, &identifier)).unwrap();
         }
         assert!(enter(&world, "1", ADDRESS).is_ok());
+    }
+
+    // Ada with a second factor and without a Google account.
+    fn guarded() -> (World, Guarded) {
+        let world = world(Linking::Verified);
+        let ada = world.add_ada();
+        let guarded = world.guard(ada.id);
+        (world, guarded)
+    }
+
+    fn begin(world: &World, sub: &str, email: &str) -> String {
+        let shown = request(json!({ "id_token": token(world, sub, email, &json!({})) }));
+        let ByGoogle { entered, is_new } =
+            run(google(world, &caller(), shown)).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!is_new);
+        entered.challenge().token
+    }
+
+    fn second_step(world: &World, token: &str, code: &str) -> Result<SignedIn, VerifyMfaError> {
+        let wanted = json!({ "mfa_token": token, "method": "recovery_code", "code": code });
+        run(verify_mfa(world, &caller(), request(wanted)))
+    }
+
+    fn is_linked(world: &World) -> bool {
+        run(world.clone().has_identity(world.users()[0].id, AuthProvider::Google)).unwrap()
+    }
+
+    fn told(world: &World) -> usize {
+        world.letter_kinds().iter().filter(|kind| **kind == "google_linked").count()
+    }
+
+    #[test]
+    fn whoever_has_a_second_factor_is_asked_for_it_and_linked_with_it() {
+        let (world, ada) = guarded();
+        let sessions = world.sessions().len();
+        let token = begin(&world, "1", ADDRESS);
+        assert_eq!(world.audited().last(), Some(&("google", "second_factor_required")));
+        assert!(world.sessions().len() == sessions && !is_linked(&world) && told(&world) == 0);
+        let signed_in = second_step(&world, &token, &ada.recovery_codes[0]).unwrap();
+        assert!(world.is_alive(&signed_in.tokens) && is_linked(&world));
+        assert_eq!(told(&world), 2, "at the address and at the number");
+        assert!(world.audited().contains(&("google_link", "")));
+        // Linked now, whatever the address is called at Google.
+        let token = begin(&world, "1", "renamed@example.org");
+        let signed_in = second_step(&world, &token, &ada.recovery_codes[1]).unwrap();
+        assert_eq!((signed_in.user.id, told(&world)), (ada.bearer.user.id, 2));
+    }
+
+    #[test]
+    fn nobody_is_linked_without_the_second_step() {
+        let (world, ada) = guarded();
+        let token = begin(&world, "1", ADDRESS);
+        assert!(matches!(second_step(&world, &token, "aaaa-aaaa"), Err(VerifyMfaError::WrongCode)));
+        world.fail_commits(true);
+        let failed = second_step(&world, &token, &ada.recovery_codes[0]);
+        assert!(matches!(failed, Err(VerifyMfaError::Unavailable(_))));
+        world.fail_commits(false);
+        assert!(!is_linked(&world));
+        // Nor once the owner has taken the account back.
+        run(new_password::set(&world, &caller(), &world.users()[0], "$argon2id$new", Occasion::Reset)).unwrap();
+        let late = second_step(&world, &token, &ada.recovery_codes[0]);
+        assert!(matches!(late, Err(VerifyMfaError::TokenNotValid)));
+        assert!(!is_linked(&world) && told(&world) == 0);
+    }
+
+    #[test]
+    fn of_sign_ins_side_by_side_that_would_link_the_first_one_does() {
+        let (world, ada) = guarded();
+        let [first, same, other] = [("1", ADDRESS); 3].map(|(sub, email)| begin(&world, sub, email));
+        let another = begin(&world, "2", ADDRESS);
+        for (token, code) in [first, same, other].iter().zip(&ada.recovery_codes) {
+            second_step(&world, token, code).unwrap();
+        }
+        assert_eq!(told(&world), 2);
+        let late = second_step(&world, &another, &ada.recovery_codes[3]);
+        assert!(matches!(late, Err(VerifyMfaError::TokenNotValid)));
+        let unspent = begin(&world, "1", ADDRESS);
+        second_step(&world, &unspent, &ada.recovery_codes[3]).unwrap();
+        assert!(matches!(enter(&world, "2", ADDRESS), Err(GoogleError::Conflict)));
+    }
+
+    #[test]
+    fn the_second_step_obeys_the_lock_of_any_identifier() {
+        let (world, ada) = guarded();
+        second_step(&world, &begin(&world, "1", ADDRESS), &ada.recovery_codes[0]).unwrap();
+        // Google's word for the address is none of the account's.
+        let token = begin(&world, "1", "renamed@example.org");
+        for identifier in stored_identifiers(&world.users()[0]) {
+            let subject = Subject::new(&world, &identifier, None);
+            for _ in 0..5 {
+                run(lockout::count_failure(&world, &subject)).unwrap();
+            }
+            let locked = second_step(&world, &token, &ada.recovery_codes[1]);
+            assert!(matches!(locked, Err(VerifyMfaError::Locked(_))));
+            run(lockout::lift(&world, &identifier)).unwrap();
+        }
+        let subject = Subject::new(&world, &Identifier::email("renamed@example.org").unwrap(), None);
+        for _ in 0..5 {
+            run(lockout::count_failure(&world, &subject)).unwrap();
+        }
+        second_step(&world, &token, &ada.recovery_codes[1]).unwrap();
     }
 
     #[test]

@@ -87,6 +87,13 @@ pub enum Letter {
         /// Where to ask for a new password, made from `public_url`.
         reset_url: String,
     },
+    /// Too many wrong codes were shown: no code is taken for a while.
+    SecondFactorLocked {
+        /// For how many minutes.
+        minutes: u64,
+        /// Where to ask for a new password, made from `public_url`.
+        reset_url: String,
+    },
     /// A Google account was linked and signs in from now on.
     GoogleLinked {
         /// When.
@@ -137,6 +144,11 @@ impl FactorChange {
             Self::Reset => "Two-step sign-in of your account was removed by an operator.",
         }
     }
+
+    // What somebody else has switched on keeps its owner out, and no new password removes it.
+    const fn needs_support(self) -> bool {
+        matches!(self, Self::Enabled)
+    }
 }
 
 // Codes and addresses must not reach a log by way of `{:?}`.
@@ -151,6 +163,7 @@ impl fmt::Debug for Letter {
             Self::PasswordChanged { .. } => "Letter::PasswordChanged",
             Self::SecondFactorChanged { .. } => "Letter::SecondFactorChanged",
             Self::RecoveryCodeUsed { .. } => "Letter::RecoveryCodeUsed",
+            Self::SecondFactorLocked { .. } => "Letter::SecondFactorLocked",
             Self::GoogleLinked { .. } => "Letter::GoogleLinked",
             Self::PasswordRemoved { .. } => "Letter::PasswordRemoved",
         })
@@ -314,6 +327,7 @@ struct SecondFactorChangedHtml<'a> {
     browser: &'a str,
     os: &'a str,
     reset_url: &'a str,
+    needs_support: bool,
 }
 
 #[derive(Template)]
@@ -324,6 +338,7 @@ struct SecondFactorChangedText<'a> {
     browser: &'a str,
     os: &'a str,
     reset_url: &'a str,
+    needs_support: bool,
 }
 
 #[derive(Template)]
@@ -338,6 +353,21 @@ struct RecoveryCodeUsedHtml<'a> {
 #[template(path = "recovery_code_used.txt")]
 struct RecoveryCodeUsedText<'a> {
     left: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "second_factor_locked.html")]
+struct SecondFactorLockedHtml<'a> {
+    subject: &'a str,
+    lasting: &'a str,
+    reset_url: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "second_factor_locked.txt")]
+struct SecondFactorLockedText<'a> {
+    lasting: &'a str,
     reset_url: &'a str,
 }
 
@@ -371,6 +401,7 @@ impl Letter {
             Self::PasswordChanged { .. } => "password_changed",
             Self::SecondFactorChanged { .. } => "second_factor_changed",
             Self::RecoveryCodeUsed { .. } => "recovery_code_used",
+            Self::SecondFactorLocked { .. } => "second_factor_locked",
             Self::GoogleLinked { .. } => "google_linked",
             Self::PasswordRemoved { .. } => "password_removed",
         }
@@ -388,6 +419,7 @@ impl Letter {
             Self::PasswordChanged { .. } => "Your password was changed",
             Self::SecondFactorChanged { .. } => "Your two-step sign-in was changed",
             Self::RecoveryCodeUsed { .. } => "A recovery code was used",
+            Self::SecondFactorLocked { .. } => "Your two-step sign-in is locked for a while",
             Self::GoogleLinked { .. } => "Google sign-in was added to your account",
             Self::PasswordRemoved { .. } => "Choose a password for your account",
         }
@@ -447,14 +479,14 @@ impl Letter {
                 )
             }
             Self::SecondFactorChanged { change, when, browser, os, reset_url } => {
-                let sentence = change.sentence();
+                let (sentence, needs_support) = (change.sentence(), change.needs_support());
                 let when = &in_words(*when);
                 let browser = &one_line(browser);
                 let os = &one_line(os);
                 let reset_url = &link(reset_url);
                 (
-                    words(&SecondFactorChangedText { sentence, when, browser, os, reset_url }),
-                    words(&SecondFactorChangedHtml { subject, sentence, when, browser, os, reset_url }),
+                    words(&SecondFactorChangedText { sentence, when, browser, os, reset_url, needs_support }),
+                    words(&SecondFactorChangedHtml { subject, sentence, when, browser, os, reset_url, needs_support }),
                 )
             }
             Self::RecoveryCodeUsed { left, reset_url } => {
@@ -463,6 +495,14 @@ impl Letter {
                 (
                     words(&RecoveryCodeUsedText { left, reset_url }),
                     words(&RecoveryCodeUsedHtml { subject, left, reset_url }),
+                )
+            }
+            Self::SecondFactorLocked { minutes, reset_url } => {
+                let lasting = &lasting(*minutes);
+                let reset_url = &link(reset_url);
+                (
+                    words(&SecondFactorLockedText { lasting, reset_url }),
+                    words(&SecondFactorLockedHtml { subject, lasting, reset_url }),
                 )
             }
             Self::GoogleLinked { when, browser, os } => {
@@ -507,11 +547,18 @@ impl Letter {
                 with_link("Your password was changed. If it was not you, set a new one at once.", reset_url)
             }
             Self::SecondFactorChanged { change, reset_url, .. } => {
-                with_link(&format!("{} If it was not you, set a new password.", change.sentence()), reset_url)
+                let support = if change.needs_support() { ", then ask support to remove it" } else { "" };
+                let sentence = format!("{} If it was not you, set a new password{support}.", change.sentence());
+                with_link(&sentence, reset_url)
             }
             Self::RecoveryCodeUsed { left, reset_url } => {
                 let sentence = format!("A recovery code was used. {} Not you? Set a new password.", left_over(*left));
                 with_link(&sentence, reset_url)
+            }
+            Self::SecondFactorLocked { minutes, reset_url } => {
+                let lasting = lasting(*minutes);
+                let sentence = format!("Too many wrong codes: your two-step sign-in is locked for {lasting}.");
+                with_link(&format!("{sentence} Not you? Set a new password."), reset_url)
             }
             Self::GoogleLinked { .. } => "A Google account can now sign in to your account. \
                  If it was not you, set a new password: that ends it."
@@ -541,6 +588,10 @@ fn left_over(codes: usize) -> String {
         1 => "1 is left.".to_owned(),
         many => format!("{many} are left."),
     }
+}
+
+fn lasting(minutes: u64) -> String {
+    if minutes == 1 { "1 minute".to_owned() } else { format!("{minutes} minutes") }
 }
 
 fn in_words(when: OffsetDateTime) -> String {
@@ -631,6 +682,7 @@ mod tests {
             changed(FactorChange::Reset),
             Letter::RecoveryCodeUsed { left: 0, reset_url: "https://id.example/reset".to_owned() },
             Letter::RecoveryCodeUsed { left: 9, reset_url: "https://id.example/reset".to_owned() },
+            Letter::SecondFactorLocked { minutes: 15, reset_url: "https://id.example/reset".to_owned() },
         ]
     }
 
@@ -709,6 +761,21 @@ mod tests {
     }
 
     #[test]
+    fn whose_account_was_guarded_by_somebody_else_is_sent_to_support_as_well() {
+        for change in [FactorChange::Enabled, FactorChange::Disabled, FactorChange::CodesReplaced, FactorChange::Reset]
+        {
+            let (rendered, sms) = (changed(change).render(), changed(change).sms());
+            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let is_sent = change == FactorChange::Enabled;
+            for text in [words(&rendered.text), words(&rendered.html), sms] {
+                assert!(text.contains("set a new password"), "{text}");
+                assert_eq!(text.contains("ask support to remove"), is_sent, "{text}");
+                assert!(text.contains("https://id.example/reset"), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn markup_in_a_browser_name_is_escaped() {
         let letter = Letter::SessionReuseDetected {
             when: OffsetDateTime::UNIX_EPOCH,
@@ -783,6 +850,7 @@ mod tests {
         assert_eq!(validity(0), "It expires in less than a minute.");
         assert_eq!(validity(1), "It expires in 1 minute.");
         assert_eq!(validity(10), "It expires in 10 minutes.");
+        assert_eq!((lasting(1), lasting(15)), ("1 minute".to_owned(), "15 minutes".to_owned()));
     }
 
     #[test]

@@ -15,11 +15,12 @@
 use std::time::Duration;
 
 use super::{
-    devices::Device,
+    devices::{self, Device},
     error::Unavailable,
     identifier::Identifier,
-    model::{SessionId, UserId},
+    model::{Caller, SessionId, User, UserId},
     ports::{Ephemeral, Ports},
+    register::stored_identifiers,
 };
 
 /// Whose failures are counted.
@@ -89,25 +90,63 @@ pub async fn locked_for<P: Ports>(ports: &P, subject: &Subject) -> Result<Option
         .map(|lock| lock.expires_in.min(ports.policy().lockout.duration)))
 }
 
+/// How long any of a user's identifiers is still locked on the caller's device: a lock on one of them is for every way in
+/// that names none of them (ABUSE 19).
+///
+/// # Errors
+/// The store is away.
+pub async fn any_locked_for<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    user: &User,
+) -> Result<Option<Duration>, Unavailable> {
+    let known = devices::known(ports, caller, Some(user));
+    for identifier in stored_identifiers(user) {
+        if let Some(wait) = locked_for(ports, &Subject::new(ports, &identifier, known.as_ref())).await? {
+            return Ok(Some(wait));
+        }
+    }
+    Ok(None)
+}
+
+/// What counting one more failure came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Counted {
+    /// `Some` when failures beside this one locked: then it is to be answered as locked, as a success would be.
+    pub too_late: Option<Duration>,
+    /// Whether it set the lock, as exactly one of several side by side does.
+    pub has_locked: bool,
+}
+
 /// Counts a failure. `Some` when the identifier was locked by failures beside this one: then it is
 /// to be answered as locked, as a success would be.
 ///
 /// # Errors
 /// The store is away.
 pub async fn count_failure<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
+    Ok(count(ports, subject).await?.too_late)
+}
+
+/// The same, and whether this one locked.
+///
+/// # Errors
+/// The store is away.
+pub async fn count<P: Ports>(ports: &P, subject: &Subject) -> Result<Counted, Unavailable> {
     let policy = &ports.policy().lockout;
     let store = ports.ephemeral();
     // The count lives on beside the lock until its own end, which comes before the lock's.
     let failures = store.increment(&subject.key("failures"), policy.duration).await?;
     let verdict = judge(failures, policy.failures);
     if verdict == Verdict::Counted {
-        return Ok(None);
+        return Ok(Counted { too_late: None, has_locked: false });
     }
     let left = store.put_if_absent(&subject.key("lock"), b"1", policy.duration).await?;
     if left.is_none() {
         note_locked_device(ports, subject).await?;
     }
-    Ok((verdict == Verdict::TooLate).then_some(left.map_or(policy.duration, |left| left.min(policy.duration))))
+    let wait = left.map_or(policy.duration, |left| left.min(policy.duration));
+    Ok(Counted { too_late: (verdict == Verdict::TooLate).then_some(wait), has_locked: left.is_none() })
 }
 
 // For `lift`, which could not name the devices otherwise.
@@ -168,9 +207,7 @@ pub async fn lift<P: Ports>(ports: &P, identifier: &Identifier) -> Result<bool, 
 mod tests {
     use super::*;
     use crate::services::{
-        devices,
         memory::{World, caller},
-        model::{Caller, User, UserId},
         run::run,
     };
 

@@ -88,7 +88,7 @@ pub fn policy() -> Policy {
             password_forgotten: "/password-reset".into(),
             password_reset: "/password-reset-confirm/{uidb64}/{token}".into(),
         },
-        mfa: MfaPolicy { ttl: seconds(300), issuer: "Bifrons".into() },
+        mfa: MfaPolicy { ttl: seconds(300), issuer: "Bifrons".into(), daily_guesses: 50 },
         device_ttl: seconds(365 * 86_400),
         reveal_existing: false,
         default_region: "NG".into(),
@@ -1074,6 +1074,14 @@ impl Ephemeral for World {
 
     async fn take_back(&self, rules: &[Rule]) {
         self.0.limiter.take_back(rules, self.now());
+    }
+
+    async fn decrement(&self, key: &str) -> Result<(), Unavailable> {
+        self.reach("decrement")?;
+        if let Some((_, count, until)) = self.living(key).filter(|(_, count, _)| *count > 0) {
+            self.insert(key, b"", count - 1, until);
+        }
+        Ok(())
     }
 
     async fn admit(&self, rules: &[Rule]) -> Decision {

@@ -159,6 +159,8 @@ pub struct MfaPolicy {
     pub ttl: Duration,
     /// What an authenticator calls the service; without a colon.
     pub issuer: String,
+    /// Wrong guesses at a user's second factor within a day.
+    pub daily_guesses: i64,
 }
 
 /// Contract §4.

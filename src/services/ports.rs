@@ -282,7 +282,8 @@ pub trait Audit {
     ) -> Result<Listed<LoginEvent>, Unavailable>;
 }
 
-/// Tables `totp_factors` and `recovery_codes`, and the mark in `users` that there is something in them.
+/// Tables `totp_factors` and `recovery_codes`, and the mark in `users` that there is something in them. A unit of work
+/// changes the user's row first, by the mark or by [`Users::record_login`], and these afterwards.
 pub trait SecondFactors {
     /// Sets the mark to `since`; `false` when the user was disabled or deleted, or their password or
     /// second factor changed, since they were looked up.
@@ -336,6 +337,8 @@ pub trait Ephemeral {
     async fn remove(&self, key: &str) -> Result<(), Unavailable>;
     /// Adds one to a counter that lives `ttl` from its first count; returns the new count.
     async fn increment(&self, key: &str, ttl: Duration) -> Result<i64, Unavailable>;
+    /// Takes one back from a counter that lives and is above zero; it lives no longer for that.
+    async fn decrement(&self, key: &str) -> Result<(), Unavailable>;
     /// Counts one request against every rule, or against none when one of them is exhausted.
     /// Never fails: without the store it decides with counters of this process.
     async fn admit(&self, rules: &[Rule]) -> Decision;

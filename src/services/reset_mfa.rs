@@ -47,15 +47,22 @@ pub async fn reset_mfa<P: Ports>(ports: &P, caller: &Caller, typed: &str) -> Res
             Ok(second_factor::note_change(ports, store, caller, user, None, FactorChange::Reset).await?)
         })
         .await?;
-    second_factor::forgive(ports, user.id).await;
+    // After the commit: a fault here must not undo it.
+    if let Err(error) = second_factor::lift(ports, user.id).await {
+        tracing::warn!(error = %error, "guesses at a second factor not forgotten");
+    }
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::services::{
-        memory::{ADDRESS, World, caller},
+        memory::{self, ADDRESS, World, caller},
+        model::MfaMethod,
+        policy::{MfaPolicy, Policy},
         run::run,
         unlock::unlock,
     };
@@ -84,17 +91,45 @@ mod tests {
     }
 
     #[test]
+    fn an_unlock_and_a_reset_give_the_days_guesses_back() {
+        for is_reset in [false, true] {
+            let policy = memory::policy();
+            let mfa = MfaPolicy { daily_guesses: 5, ..policy.mfa.clone() };
+            let world = World::with(Policy { mfa, ..policy });
+            let id = world.add_ada().id;
+            let ada = world.guard(id);
+            let wrong = || {
+                let guess = second_factor::guess(&world, &ada.bearer.user, MfaMethod::Totp, "aaaaaa");
+                run(guess).err().unwrap()
+            };
+            for _ in 0..5 {
+                assert!(matches!(wrong(), second_factor::GuessError::Wrong));
+            }
+            world.pass(Duration::from_secs(901));
+            assert!(matches!(wrong(), second_factor::GuessError::Locked(_)), "the lock is over, the day is not");
+            if is_reset {
+                assert!(run(reset_mfa(&world, &caller(), ADDRESS)).unwrap());
+                world.guard(id);
+            } else {
+                assert!(run(unlock(&world, &caller(), ADDRESS)).unwrap());
+                assert!(!run(unlock(&world, &caller(), ADDRESS)).unwrap(), "nothing is locked");
+            }
+            assert!(matches!(wrong(), second_factor::GuessError::Wrong));
+        }
+    }
+
+    #[test]
     fn an_unlock_lifts_the_lock_of_the_second_factor_and_leaves_it_on() {
         let world = World::with_ada();
         let ada = world.guard(world.users()[0].id);
         let user = &ada.bearer.user;
         for _ in 0..5 {
-            let guess = second_factor::guess(&world, user, crate::services::model::MfaMethod::Totp, "aaaaaa");
+            let guess = second_factor::guess(&world, user, MfaMethod::Totp, "aaaaaa");
             assert!(matches!(run(guess), Err(second_factor::GuessError::Wrong)));
         }
         assert!(run(unlock(&world, &caller(), ADDRESS)).unwrap());
         let code = &ada.recovery_codes[0];
-        let guess = second_factor::guess(&world, user, crate::services::model::MfaMethod::RecoveryCode, code);
+        let guess = second_factor::guess(&world, user, MfaMethod::RecoveryCode, code);
         assert!(run(guess).is_ok());
         assert!(world.users()[0].second_factor_at.is_some());
     }

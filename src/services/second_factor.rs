@@ -1,6 +1,8 @@
 //! The second factor of a sign-in (contract §3): what waits for it, guesses at it, and what a change of it writes.
 //!
-//! Guesses are counted for the account, whichever method they are for and however often the sign-in is begun anew.
+//! Guesses are counted for the account, whichever method they are for and however often the sign-in is begun anew: in a
+//! count that locks for a while and that a right guess clears, and in one for the day, from which a right guess takes
+//! nothing but itself back.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::{
     identifier::Identifier,
     keys::same,
     letters::{FactorChange, Letter},
-    lockout::{self, Subject},
+    lockout::{self, Counted, Subject},
     login_events::WAYS_IN,
     model::{Caller, EndReason, MfaMethod, SessionId, User, UserId},
     outbox,
@@ -73,6 +75,7 @@ struct Kept {
     new_hash: Option<String>,
     // `email` or `phone`, and which.
     identifier: Option<(String, String)>,
+    to_link: Option<[u8; 32]>,
     binding: String,
 }
 
@@ -84,8 +87,10 @@ pub struct Waiting {
     pub way: &'static str,
     /// The password's hash made anew, when it was out of date.
     pub new_hash: Option<String>,
-    /// What they signed in with.
+    /// What they signed in with; `None` with an account elsewhere.
     pub identifier: Option<Identifier>,
+    /// The account elsewhere that is to be linked with theirs: its subject's index.
+    pub to_link: Option<[u8; 32]>,
     binding: String,
     key: String,
     value: Vec<u8>,
@@ -105,7 +110,7 @@ fn binding(user: &User) -> String {
 }
 
 /// Goes on with what a way in has opened, after its unit of work: keeps what waits for a second factor. `identifier`
-/// is what was signed in with, whose lock the second step obeys too.
+/// is what was signed in with, whose lock the second step obeys too; without one it obeys that of each of the user's.
 ///
 /// # Errors
 /// The store is away.
@@ -118,12 +123,13 @@ pub async fn enter<P: Ports>(
         Opened::Session(signed_in) => return Ok(Entered::SignedIn(signed_in)),
         Opened::SecondFactor(half) => half,
     };
-    let Half { user, new_hash, way } = half;
+    let Half { user, new_hash, way, to_link } = half;
     let kept = Kept {
         user_id: user.id,
         way: way.to_owned(),
         new_hash,
         identifier: identifier.map(|it| (it.kind().to_owned(), it.as_str().to_owned())),
+        to_link,
         binding: binding(&user),
     };
     let (id, keys, ttl) = (ports.new_id(), ports.keys(), ports.policy().mfa.ttl);
@@ -148,14 +154,14 @@ pub async fn waiting<P: Ports>(ports: &P, token: &str) -> Result<Option<Waiting>
     let key = key(id);
     let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
     let kept = keys.open_payload(id, &entry.value).ok().and_then(|clear| serde_json::from_slice(&clear).ok());
-    let Some(Kept { user_id, way, new_hash, identifier, binding }) = kept else { return Ok(None) };
+    let Some(Kept { user_id, way, new_hash, identifier, to_link, binding }) = kept else { return Ok(None) };
     let Some(way) = WAYS_IN.into_iter().find(|known| *known == way) else { return Ok(None) };
     let identifier = identifier.map(|(kind, text)| match kind.as_str() {
         "email" => Identifier::Email(text),
         _ => Identifier::Phone(text),
     });
     let (value, expires_in) = (entry.value, entry.expires_in);
-    Ok(Some(Waiting { user_id, way, new_hash, identifier, binding, key, value, expires_in }))
+    Ok(Some(Waiting { user_id, way, new_hash, identifier, to_link, binding, key, value, expires_in }))
 }
 
 /// Ends the wait; `true` for exactly one of several callers.
@@ -205,21 +211,18 @@ pub enum GuessError {
 /// # Errors
 /// [`GuessError`].
 pub async fn guess<P: Ports>(ports: &P, user: &User, method: MfaMethod, typed: &str) -> Result<Proof, GuessError> {
-    count(ports, user).await?;
-    let mut store = ports.store().await?;
+    // Looked up before the guess is counted: what the database could not tell is no guess.
     match method {
         MfaMethod::Totp => {
-            let factor = store.totp(user.id).await?;
-            let step = factor.and_then(|factor| factor.step_of(typed, ports.now()));
-            step.map(Proof::Totp).ok_or(GuessError::Wrong)
+            let factor = ports.store().await?.totp(user.id).await?;
+            count_and_compare(ports, user, || factor?.step_of(typed, ports.now()).map(Proof::Totp)).await
         }
         MfaMethod::RecoveryCode => {
+            let unused = ports.store().await?.recovery_codes(user.id).await?;
             let digest = recovery_codes::digest(ports.keys(), user.id, typed);
-            let unused = store.recovery_codes(user.id).await?;
-            match unused.iter().any(|kept| same(kept, &digest)) {
-                true => Ok(Proof::RecoveryCode(digest, unused.len().saturating_sub(1))),
-                false => Err(GuessError::Wrong),
-            }
+            let left = unused.len().saturating_sub(1);
+            let is_one = || unused.iter().any(|kept| same(kept, &digest));
+            count_and_compare(ports, user, || is_one().then_some(Proof::RecoveryCode(digest, left))).await
         }
     }
 }
@@ -234,27 +237,91 @@ pub async fn guess_first<P: Ports>(
     factor: &TotpFactor,
     typed: &str,
 ) -> Result<i64, GuessError> {
-    count(ports, user).await?;
-    factor.step_of(typed, ports.now()).ok_or(GuessError::Wrong)
+    count_and_compare(ports, user, || factor.step_of(typed, ports.now())).await
 }
 
-// Before the guess is looked at, so that guesses side by side get no more than their number.
-async fn count<P: Ports>(ports: &P, user: &User) -> Result<(), GuessError> {
-    let subject = Subject::second_factor(user.id);
-    let locked = lockout::locked_for(ports, &subject).await?;
-    let locked = if locked.is_none() { lockout::count_failure(ports, &subject).await? } else { locked };
-    locked.map_or(Ok(()), |wait| Err(GuessError::Locked(wait)))
+// Counts a guess and then looks at it, so that guesses side by side get no more than their number.
+async fn count_and_compare<P: Ports, T>(
+    ports: &P,
+    user: &User,
+    compare: impl FnOnce() -> Option<T>,
+) -> Result<T, GuessError> {
+    let (subject, day) = (Subject::second_factor(user.id), day(user.id));
+    if let Some(wait) = lockout::locked_for(ports, &subject).await? {
+        return Err(GuessError::Locked(wait));
+    }
+    let store = ports.ephemeral();
+    if store.increment(&day, DAY).await? > ports.policy().mfa.daily_guesses {
+        let left = store.get(&day).await?.map_or(Duration::ZERO, |counted| counted.expires_in.min(DAY));
+        // It was not looked at. Every guess that was, and was wrong, stays counted: so however many come side by
+        // side, and whatever those that are not looked at or right take back, no more are looked at than may be wrong.
+        store.decrement(&day).await?;
+        return Err(GuessError::Locked(left));
+    }
+    let Counted { too_late, has_locked } = lockout::count(ports, &subject).await?;
+    let found = if too_late.is_none() { compare() } else { None };
+    // A right guess clears the lock that it set.
+    if has_locked && found.is_none() {
+        tell_of_lock(ports, user).await?;
+    }
+    match (found, too_late) {
+        (Some(found), _) => Ok(found),
+        (None, None) => Err(GuessError::Wrong),
+        (None, Some(wait)) => {
+            store.decrement(&day).await?;
+            Err(GuessError::Locked(wait))
+        }
+    }
 }
 
-/// Clears the count of guesses, once one was right and what it was for is done.
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn day(user: UserId) -> String {
+    format!("guesses:second_factor:{user}")
+}
+
+// To every address of theirs, once for each lock: somebody has got as far as the second factor.
+async fn tell_of_lock<P: Ports>(ports: &P, user: &User) -> Result<(), Unavailable> {
+    let minutes = ports.policy().lockout.duration.as_secs().div_ceil(60);
+    ports
+        .transaction(async |store| {
+            for to in stored_identifiers(user) {
+                let letter = Letter::SecondFactorLocked { minutes, reset_url: reset_url(ports) };
+                store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Takes a right guess back, whether what it was for could be done or not, and clears the count that locks for a while.
+/// The wrong guesses of the day stay counted: a thief with the password must not live on the owner's sign-ins.
 pub async fn forgive<P: Ports>(ports: &P, user: UserId) {
     // After the commit: a fault here must not undo it.
-    if let Err(error) = lockout::clear(ports, &Subject::second_factor(user)).await {
+    let forgiven = async {
+        lockout::clear(ports, &Subject::second_factor(user)).await?;
+        ports.ephemeral().decrement(&day(user)).await
+    };
+    if let Err(error) = forgiven.await {
         tracing::warn!(error = %error, "guesses at a second factor not forgotten");
     }
 }
 
-/// Spends a right guess in the unit of work that it is for; `None` when another has spent it.
+/// Lifts the lock and clears every count, for an operator; `true` when no code was taken before.
+///
+/// # Errors
+/// The store is away.
+pub async fn lift<P: Ports>(ports: &P, user: UserId) -> Result<bool, Unavailable> {
+    let (store, day) = (ports.ephemeral(), day(user));
+    let was_locked = lockout::clear(ports, &Subject::second_factor(user)).await?;
+    // One more tells whether the day's were used up.
+    let is_exhausted = store.increment(&day, DAY).await? > ports.policy().mfa.daily_guesses;
+    store.remove(&day).await?;
+    Ok(was_locked || is_exhausted)
+}
+
+/// Spends a right guess in the unit of work that it is for, which holds the user's row already; `None` when another has
+/// spent it.
 ///
 /// # Errors
 /// The database is away.
@@ -266,18 +333,28 @@ pub async fn spend<P: Ports>(
 ) -> Result<Option<Shown>, Unavailable> {
     let is_spent = match proof {
         Proof::Totp(step) => store.advance_totp(user.id, *step).await?,
-        Proof::RecoveryCode(digest, left) => {
-            let is_spent = store.spend_recovery_code(user.id, digest, ports.now()).await?;
-            if is_spent {
-                for to in stored_identifiers(user) {
-                    let letter = Letter::RecoveryCodeUsed { left: *left, reset_url: reset_url(ports) };
-                    store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
-                }
-            }
-            is_spent
-        }
+        Proof::RecoveryCode(digest, _) => store.spend_recovery_code(user.id, digest, ports.now()).await?,
     };
     Ok(is_spent.then_some(Shown(())))
+}
+
+/// Tells the owner that a recovery code has signed in, and how many are left. A change has a letter of its own, and
+/// leaves other codes than these.
+///
+/// # Errors
+/// The database is away.
+pub async fn tell_of_recovery_code<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    user: &User,
+    proof: &Proof,
+) -> Result<(), Unavailable> {
+    let Proof::RecoveryCode(_, left) = proof else { return Ok(()) };
+    for to in stored_identifiers(user) {
+        let letter = Letter::RecoveryCodeUsed { left: *left, reset_url: reset_url(ports) };
+        store.enqueue(&outbox::letter(ports, &to, letter, None)).await?;
+    }
+    Ok(())
 }
 
 fn reset_url<P: Ports>(ports: &P) -> String {

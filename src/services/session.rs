@@ -37,6 +37,8 @@ pub struct Half {
     pub new_hash: Option<String>,
     /// The way in, as audit events name it.
     pub way: &'static str,
+    /// The account elsewhere that is linked with theirs once they have shown it: its subject's index.
+    pub to_link: Option<[u8; 32]>,
 }
 
 /// What a way in has opened.
@@ -46,6 +48,13 @@ pub enum Opened {
     Session(SignedIn),
     /// Nothing yet: `second_factor::enter` asks for the second factor.
     SecondFactor(Half),
+}
+
+/// A sign-in that is noted in its user's row, which the unit of work holds from then on.
+#[must_use]
+pub struct Noted {
+    user: User,
+    session: Session,
 }
 
 /// A session of `user` that begins now; its id is new, whatever the client sent (ASVS 7.2.4).
@@ -106,39 +115,55 @@ pub async fn open<P: Ports>(
         // Told to its owner if it is never shown: somebody knows the password.
         let event = audit::event(ports, action, caller).of_user(user.id).refused("second_factor_required");
         store.record(&event).await?;
-        return Ok(Opened::SecondFactor(Half { user, new_hash: new_hash.map(str::to_owned), way: action }));
+        let new_hash = new_hash.map(str::to_owned);
+        return Ok(Opened::SecondFactor(Half { user, new_hash, way: action, to_link: None }));
     }
-    Ok(Opened::Session(write(ports, store, user, new_hash, action, caller).await?))
+    let noted = note(ports, store, user, new_hash, caller).await?;
+    Ok(Opened::Session(write(ports, store, noted, action, caller).await?))
 }
 
-/// The same for somebody who has shown their second factor, in the unit of work that has spent it.
+/// Begins the sign-in of somebody who shows their second factor, before it is spent: whatever changes a second factor
+/// takes the user's row first, so that no two units of work wait for each other.
 ///
 /// # Errors
 /// [`OpenError`].
-pub async fn open_proven<P: Ports>(
+pub async fn note<P: Ports>(
     ports: &P,
     store: &mut P::Store,
     user: User,
     new_hash: Option<&str>,
+    caller: &Caller,
+) -> Result<Noted, OpenError> {
+    let session = begin(ports, &user, caller);
+    match store.record_login(&user, new_hash, session.created_at).await? {
+        true => Ok(Noted { user, session }),
+        false => Err(OpenError::Changed),
+    }
+}
+
+/// Ends it, in the unit of work that has spent the second factor.
+///
+/// # Errors
+/// The database is away.
+pub async fn open_proven<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    noted: Noted,
     action: &'static str,
     caller: &Caller,
     _shown: &Shown,
-) -> Result<SignedIn, OpenError> {
-    write(ports, store, user, new_hash, action, caller).await
+) -> Result<SignedIn, Unavailable> {
+    write(ports, store, noted, action, caller).await
 }
 
 async fn write<P: Ports>(
     ports: &P,
     store: &mut P::Store,
-    mut user: User,
-    new_hash: Option<&str>,
+    noted: Noted,
     action: &'static str,
     caller: &Caller,
-) -> Result<SignedIn, OpenError> {
-    let session = begin(ports, &user, caller);
-    if !store.record_login(&user, new_hash, session.created_at).await? {
-        return Err(OpenError::Changed);
-    }
+) -> Result<SignedIn, Unavailable> {
+    let Noted { mut user, session } = noted;
     store.insert_session(&session).await?;
     displace(ports, store, &session).await?;
     store.record(&audit::event(ports, action, caller).of_user(user.id).in_session(session.id)).await?;

@@ -4,10 +4,11 @@ use super::{
     audit,
     error::Unavailable,
     identifier::{Identifier, InvalidIdentifier},
-    lockout::{self, Subject},
+    lockout,
     model::Caller,
     ports::{Audit as _, Ports, Users as _},
     register::stored_identifiers,
+    second_factor,
 };
 
 /// Why nothing was lifted; `Display` is the sentence for the operator.
@@ -22,7 +23,7 @@ pub enum UnlockError {
 }
 
 /// Lifts the lock of an identifier, and of the other one of its user where there is one, on every
-/// device, and that of their second factor; `true` when something was locked.
+/// device, and that of their second factor, the day's included; `true` when something was locked.
 ///
 /// # Errors
 /// [`UnlockError`].
@@ -38,7 +39,7 @@ pub async fn unlock<P: Ports>(ports: &P, caller: &Caller, typed: &str) -> Result
         was_locked |= lockout::lift(ports, identifier).await?;
     }
     if let Some(user) = &user {
-        was_locked |= lockout::clear(ports, &Subject::second_factor(user.id)).await?;
+        was_locked |= second_factor::lift(ports, user.id).await?;
     }
     let event = audit::event(ports, "unlock", caller).with_identifier(ports, &identifier);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);

@@ -9,11 +9,12 @@ use super::{
     audit, devices,
     error::Unavailable,
     fields::{Exact, FieldErrors, Text, at_most, field_error, present, required, required_exact},
+    google,
     lockout::{self, Subject},
     model::{Caller, MfaMethod, User},
-    ports::{Audit as _, Ports, Users as _},
+    ports::{Audit as _, Inserted, Ports, Users as _},
     problem::Problem,
-    second_factor::{self, GuessError, Waiting},
+    second_factor::{self, GuessError, Proof, Waiting},
     session::{self, OpenError, SignedIn},
 };
 
@@ -145,35 +146,74 @@ async fn go_on<P: Ports>(
         return Err(VerifyMfaError::TokenNotValid);
     }
     // It signs in, so it obeys the lock of what was signed in with (ABUSE 19).
-    if let Some(identifier) = &waiting.identifier {
-        let known = devices::known(ports, caller, Some(user));
-        if let Some(wait) = lockout::locked_for(ports, &Subject::new(ports, identifier, known.as_ref())).await? {
-            return Err(VerifyMfaError::Locked(wait));
+    let locked = match &waiting.identifier {
+        Some(identifier) => {
+            let known = devices::known(ports, caller, Some(user));
+            lockout::locked_for(ports, &Subject::new(ports, identifier, known.as_ref())).await?
         }
+        None => lockout::any_locked_for(ports, caller, user).await?,
+    };
+    if let Some(wait) = locked {
+        return Err(VerifyMfaError::Locked(wait));
     }
     let proof = second_factor::guess(ports, user, method, typed).await?;
+    let done = sign_in(ports, caller, waiting, user, method, &proof).await;
+    // It was right, whatever came of it, unless another has spent it: then it was good no more.
+    if !matches!(done, Err(VerifyMfaError::WrongCode)) {
+        second_factor::forgive(ports, user.id).await;
+    }
+    done
+}
+
+async fn sign_in<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    waiting: &Waiting,
+    user: &User,
+    method: MfaMethod,
+    proof: &Proof,
+) -> Result<SignedIn, VerifyMfaError> {
     if !second_factor::claim(ports, waiting).await? {
         return Err(VerifyMfaError::TokenNotValid);
     }
     let done = ports
         .transaction(async |store| {
-            let Some(shown) = second_factor::spend(ports, store, user, &proof).await? else {
+            let noted = session::note(ports, store, user.clone(), waiting.new_hash.as_deref(), caller).await?;
+            let Some(shown) = second_factor::spend(ports, store, user, proof).await? else {
                 return Err(VerifyMfaError::WrongCode);
             };
-            let hash = waiting.new_hash.as_deref();
-            let signed_in = session::open_proven(ports, store, user.clone(), hash, waiting.way, caller, &shown).await?;
+            second_factor::tell_of_recovery_code(ports, store, user, proof).await?;
+            let signed_in = session::open_proven(ports, store, noted, waiting.way, caller, &shown).await?;
             let event = audit::event(ports, method.word(), caller).of_user(user.id);
             let session_id = signed_in.session;
             store.record(&event.in_session(session_id)).await?;
+            if let Some(index) = &waiting.to_link {
+                link(ports, store, caller, user, index).await?;
+            }
             Ok(signed_in)
         })
         .await;
-    match &done {
-        Ok(_) => second_factor::forgive(ports, user.id).await,
+    if done.is_err() {
         // Nobody was signed in by it; should this fail too, the sign-in can be begun anew.
-        Err(_) => drop(second_factor::give_back(ports, waiting).await),
+        let _ = second_factor::give_back(ports, waiting).await;
     }
     done
+}
+
+// The Google account that the sign-in began with. One beside it may have linked it; had it become another's, or had
+// this user another one now, the first step would be answered otherwise.
+async fn link<P: Ports>(
+    ports: &P,
+    store: &mut P::Store,
+    caller: &Caller,
+    user: &User,
+    index: &[u8; 32],
+) -> Result<(), VerifyMfaError> {
+    if google::link(ports, store, caller, user, index).await? == Inserted::Yes {
+        return Ok(());
+    }
+    let owner = store.user_by_identity(index).await?;
+    if owner.is_some_and(|owner| owner.id == user.id) { Ok(()) } else { Err(VerifyMfaError::TokenNotValid) }
 }
 
 #[cfg(test)]
@@ -182,8 +222,11 @@ mod tests {
 
     use super::*;
     use crate::services::{
+        change_mfa::disable_mfa,
         login::{Login, login},
-        memory::{ADDRESS, Guarded, NUMBER, PASSWORD, World, caller, request},
+        memory::{self, ADDRESS, Guarded, NUMBER, PASSWORD, World, caller, request},
+        policy::{LockoutPolicy, MfaPolicy, Policy},
+        ports::Ephemeral as _,
         run::run,
     };
 
@@ -280,6 +323,122 @@ mod tests {
             let token = begin(&world, ADDRESS);
             show(&world, &token, "totp", &ada.secret.code(world.now())).unwrap();
         }
+        assert_eq!(told_of_locks(&world), 0);
+    }
+
+    fn told_of_locks(world: &World) -> usize {
+        world.letter_kinds().iter().filter(|kind| **kind == "second_factor_locked").count()
+    }
+
+    #[test]
+    fn the_owner_is_told_of_each_lock_once_at_every_address() {
+        let (world, ada) = guarded();
+        for lock in 1..=2 {
+            let token = begin(&world, ADDRESS);
+            for _ in 0..5 {
+                assert_eq!(told_of_locks(&world), 2 * (lock - 1));
+                assert_eq!(refused(show(&world, &token, "totp", "aaaaaa")), "invalid_mfa_code");
+            }
+            for code in ["aaaaaa", &ada.recovery_codes[0]] {
+                assert_eq!(refused(show(&world, &token, "recovery_code", code)), "account_locked");
+            }
+            assert_eq!(told_of_locks(&world), 2 * lock);
+            world.pass(Duration::from_secs(901));
+        }
+    }
+
+    // So many wrong guesses a day, and a lock that they do not reach.
+    fn guarded_for_a_day(daily_guesses: i64) -> (World, Guarded) {
+        let policy = memory::policy();
+        let lockout = LockoutPolicy { failures: 100, ..policy.lockout };
+        let world = World::with(Policy { mfa: MfaPolicy { daily_guesses, ..policy.mfa.clone() }, lockout, ..policy });
+        world.add_ada();
+        let ada = world.guard(world.users()[0].id);
+        (world, ada)
+    }
+
+    #[test]
+    fn the_wrong_guesses_of_a_day_are_counted_over_right_ones_and_locks() {
+        let (world, ada) = guarded_for_a_day(5);
+        let day = Duration::from_secs(86_400);
+        let token = begin(&world, ADDRESS);
+        for _ in 0..4 {
+            assert_eq!(refused(show(&world, &token, "totp", "aaaaaa")), "invalid_mfa_code");
+        }
+        show(&world, &token, "recovery_code", &ada.recovery_codes[0]).unwrap();
+        world.pass(Duration::from_secs(3600));
+        let token = begin(&world, NUMBER);
+        assert_eq!(refused(show(&world, &token, "recovery_code", "aaaaaa")), "invalid_mfa_code");
+        for _ in 0..3 {
+            let late = show(&world, &token, "recovery_code", &ada.recovery_codes[1]);
+            let Err(VerifyMfaError::Locked(wait)) = late else { panic!("it is taken") };
+            assert!(wait <= day - Duration::from_secs(3600) && wait > day / 2, "from the first: {wait:?}");
+        }
+        assert_eq!(world.audited().last(), Some(&("recovery_code", "locked")));
+        // What a signed-in user shows is counted with it.
+        let wanted = json!({ "current_password": PASSWORD, "code": ada.recovery_codes[1] });
+        let change = run(disable_mfa(&world, &caller(), &ada.bearer, request(wanted)));
+        assert_eq!(Problem::from(change.err().unwrap()).code, "account_locked");
+        world.pass(day - Duration::from_secs(3600));
+        show(&world, &begin(&world, ADDRESS), "recovery_code", &ada.recovery_codes[1]).unwrap();
+    }
+
+    #[test]
+    fn right_guesses_use_up_no_day() {
+        let (world, ada) = guarded_for_a_day(5);
+        for code in &ada.recovery_codes {
+            show(&world, &begin(&world, ADDRESS), "recovery_code", code).unwrap();
+        }
+        // Nor do right ones with which nothing could be done.
+        world.pass(STEP);
+        let token = begin(&world, ADDRESS);
+        world.fail_commits(true);
+        for _ in 0..10 {
+            assert_eq!(refused(show(&world, &token, "totp", &ada.secret.code(world.now()))), "service_unavailable");
+        }
+        world.fail_commits(false);
+        for _ in 0..5 {
+            assert_eq!(refused(show(&world, &token, "totp", "aaaaaa")), "invalid_mfa_code");
+        }
+        assert_eq!(refused(show(&world, &token, "totp", "aaaaaa")), "account_locked");
+    }
+
+    #[test]
+    fn guesses_side_by_side_are_no_more_than_the_days_and_right_ones_take_none_away() {
+        let (world, ada) = guarded_for_a_day(5);
+        let user = &ada.bearer.user;
+        let guess = |code: &str| run(second_factor::guess(&world, user, MfaMethod::RecoveryCode, code));
+        let is_looked_at = |code: &str| !matches!(guess(code), Err(GuessError::Locked(_)));
+        for _ in 0..3 {
+            assert!(is_looked_at("aaaaaa"));
+        }
+        // Two right ones on their way to being spent, and others beside them that find no room.
+        assert!(guess(&ada.recovery_codes[0]).is_ok() && guess(&ada.recovery_codes[1]).is_ok());
+        for _ in 0..20 {
+            assert!(!is_looked_at("aaaaaa") && !is_looked_at(&ada.recovery_codes[2]));
+        }
+        for _ in 0..2 {
+            run(second_factor::forgive(&world, user.id));
+        }
+        assert_eq!([(); 20].map(|()| is_looked_at("aaaaaa")).iter().filter(|is| **is).count(), 2, "five in all");
+    }
+
+    #[test]
+    fn guesses_that_came_after_the_lock_use_up_no_day() {
+        let (world, ada) = guarded();
+        let user = &ada.bearer.user;
+        let subject = Subject::second_factor(user.id);
+        for _ in 0..5 {
+            run(lockout::count_failure(&world, &subject)).unwrap();
+        }
+        // As if they had looked before the lock was set.
+        for _ in 0..60 {
+            run(world.remove(&format!("lock:second_factor:{}", user.id))).unwrap();
+            let late = run(second_factor::guess(&world, user, MfaMethod::Totp, "aaaaaa"));
+            assert!(matches!(late, Err(GuessError::Locked(_))));
+        }
+        world.pass(Duration::from_secs(901));
+        show(&world, &begin(&world, ADDRESS), "recovery_code", &ada.recovery_codes[0]).unwrap();
     }
 
     #[test]
@@ -288,7 +447,10 @@ mod tests {
         let (token, sessions) = (begin(&world, ADDRESS), world.sessions().len());
         for (method, code) in [("totp", &ada.secret.code(world.now())), ("recovery_code", &ada.recovery_codes[0])] {
             world.fail_commits(true);
-            assert_eq!(refused(show(&world, &token, method, code)), "service_unavailable");
+            // More often than wrong ones would lock.
+            for _ in 0..6 {
+                assert_eq!(refused(show(&world, &token, method, code)), "service_unavailable");
+            }
             world.fail_commits(false);
             assert_eq!(world.sessions().len(), sessions);
         }

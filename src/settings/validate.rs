@@ -106,6 +106,7 @@ fn counts(settings: &Settings) -> Result<(), Broken> {
     within("store.pool", settings.store.pool, 1..=1_024)?;
     within("outbox.attempts", settings.outbox.attempts, 1..=100)?;
     within("lockout.failures", settings.lockout.failures, 1..=100)?;
+    within("mfa.daily_guesses", settings.mfa.daily_guesses, 5..=1_000)?;
     within("stuffing.identifiers", settings.stuffing.identifiers, 2..=10_000)?;
     within("sessions.max_per_user", settings.sessions.max_per_user, 0..=1_000)?;
     within("otp.guesses", otp.guesses, 1..=5)?;
@@ -408,14 +409,16 @@ mod tests {
             "passwords.max_length=129",
             "passwords.max_length=63",
             "passwords.min_score=5",
+            "mfa.daily_guesses=4",
+            "mfa.daily_guesses=1001",
             "stuffing.identifiers=1",
             "stuffing.identifiers=10001",
             "sessions.max_per_user=1001",
         ] {
             refuses(&[assignment], assignment.split('=').next().unwrap(), "a number from");
         }
-        accepts(&["stuffing.identifiers=2", "sessions.max_per_user=0"]);
-        accepts(&["stuffing.identifiers=10000", "sessions.max_per_user=1000"]);
+        accepts(&["stuffing.identifiers=2", "sessions.max_per_user=0", "mfa.daily_guesses=5"]);
+        accepts(&["stuffing.identifiers=10000", "sessions.max_per_user=1000", "mfa.daily_guesses=1000"]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ static REMOVE_IF_EQUAL: LazyLock<Script> = LazyLock::new(|| {
 static INCREMENT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local count = redis.call('INCR', KEYS[1])
-         if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+         if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
          return count",
     )
 });
@@ -47,6 +47,13 @@ static TAKE_BACK: LazyLock<Script> = LazyLock::new(|| {
            local current = redis.call('HGET', key, 'current')
            if current and tonumber(current) > 0 then redis.call('HINCRBY', key, 'current', -1) end
          end",
+    )
+});
+
+static DECREMENT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if tonumber(redis.call('GET', KEYS[1]) or 0) > 0 then return redis.call('DECR', KEYS[1]) end
+         return 0",
     )
 });
 
@@ -99,6 +106,11 @@ pub fn increment(key: &str, ttl: Duration) -> ScriptInvocation<'static> {
     invocation(&INCREMENT, key, |script| {
         script.arg(millis(ttl));
     })
+}
+
+/// Answers `i64`, of no use.
+pub fn decrement(key: &str) -> ScriptInvocation<'static> {
+    invocation(&DECREMENT, key, |_| ())
 }
 
 /// Answers `Vec<u64>`, for [`decision`].

@@ -234,6 +234,17 @@ impl Ephemeral for EphemeralStore {
         ready(())
     }
 
+    fn decrement(&self, key: &str) -> Ready<Result<(), Unavailable>> {
+        let now = DbMoment(system::now());
+        at!(self, Tries::One,
+            conn => diesel::update(entries::table)
+                .filter(entries::key.eq(key).and(entries::count.gt(0)).and(entries::expires_at.gt(now)))
+                .set(entries::count.eq(entries::count - 1))
+                .execute(conn)
+                .map(drop),
+            server => commands::decrement(key).invoke(server).map(|_: i64| ()))
+    }
+
     fn admit(&self, rules: &[Rule]) -> Ready<Decision> {
         let decision = match &self.place {
             Place::Table(_) => None,

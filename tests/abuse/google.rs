@@ -1,14 +1,14 @@
-//! Signing in with Google: cases 4, 19, 21, 22, 23 and 25. The ID tokens are signed with keys of the tests' own, which
+//! Signing in with Google: cases 4, 19, 21, 22, 23, 25 and 28. The ID tokens are signed with keys of the tests' own, which
 //! an operator's installation rightly does not know, so that none of them runs there.
 
 use crate::WRONG;
 use crate::actors::{
-    address, assert_over, enter as enter_with_password, letter_about, lock, login, me, person, race, race_of, refresh,
-    request_reset, verify,
+    address, assert_over, count_of_user, enter as enter_with_password, letter_about, lock, login, me, person, race,
+    race_of, refresh, request_reset, verify,
 };
 use crate::support::{
-    Account, Answer, Backend, Engine, GoogleKey, IdToken, PASSWORD, Request, Side, Story, google, now, pause, signed,
-    unique,
+    Account, Answer, Backend, Engine, GoogleKey, IdToken, PASSWORD, Request, Side, Story, asked, google, guard, now,
+    pause, second_step, signed, unique,
 };
 use crate::target::{STAGING, named, own_gateways, own_worlds};
 use rsa::pkcs1::EncodeRsaPublicKey as _;
@@ -541,5 +541,37 @@ fn case_25_a_token_of_another_flow_is_refused_where_a_nonce_is_required() {
             assert_refused(side, what, &request);
         }
         enter(side, &mallory.with("nonce", "of-mallory").request_with("nonce", "of-mallory"), 201);
+    });
+}
+
+#[test]
+fn case_28_google_asks_for_the_second_factor_and_links_nobody_without_it() {
+    own_worlds(REASON, VERIFIED, |side| {
+        for was_linked in [true, false] {
+            let (account, token) = if was_linked {
+                linked(side, "guarded")
+            } else {
+                let account = person(side, "guarded");
+                let token = IdToken::of(&account.email);
+                (account, token)
+            };
+            let ada = guard(side, account);
+            let links =
+                |side: &Side<'_>| count_of_user(side, "identities", &ada.account.user_id, "provider = 'google'");
+            let other = side.send_to_other(&token.again().request());
+            let (here, there) = (asked(&enter(side, &token.again().request(), 200)), asked(&other));
+            let answer = side.send(&second_step(&here, "totp", &ada.authenticator.wrong_code()));
+            side.refused(&answer, 401, "invalid_mfa_code");
+            assert_eq!(links(side), u32::from(was_linked), "before the second step");
+            for (token, code) in [here, there].iter().zip(&ada.recovery_codes) {
+                let answer = enter(side, &second_step(token, "recovery_code", code), 200);
+                assert_eq!(answer.text("data.user_id"), ada.account.user_id);
+                assert_eq!(side.send_to_other(&me(&answer.text("data.access"))).status, 200);
+                assert_eq!(side.send(&refresh(&answer.text("data.refresh"))).status, 200);
+                assert_eq!(links(side), 1);
+            }
+            letter_about(side, &ada.account.email, "google");
+            asked(&enter(side, &token.again().request(), 200));
+        }
     });
 }

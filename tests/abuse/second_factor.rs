@@ -1,10 +1,16 @@
-//! Second factors: cases 26 to 29, and what cases 4, 5, 13, 16, 17 and 19 say of them.
+//! Second factors: cases 26 to 29, and what cases 4, 5, 13, 16, 17, 19 and 24 say of them.
 
-use crate::actors::{address, assert_over, change, enter, forget, lock, login, me, person, race, refresh, verify};
+use crate::actors::{
+    address, assert_over, change, enter, forget, letter_about, lock, login, me, person, race, race_of, refresh, verify,
+};
 use crate::codes::assert_hidden;
-use crate::support::{Answer, Engine, Guarded, PASSWORD, Request, Side, asked, first_step, guard, second_step};
+use crate::support::{
+    Answer, Authenticator, Engine, Guarded, PASSWORD, Request, Side, asked, first_step, guard, pause,
+    recovery_codes_of, second_step,
+};
 use crate::target::{STAGING, everywhere, inside, own_gateways, own_worlds};
 use serde_json::json;
+use std::time::Duration;
 
 /// What the owner sets instead.
 const NEW: &str = "fresh-Sandalwood-63-lagoon";
@@ -56,6 +62,27 @@ fn case_04_of_many_uses_of_one_challenge_or_recovery_code_at_once_exactly_one_su
 }
 
 #[test]
+fn case_04_an_authenticator_that_is_confirmed_twice_at_once_is_set_up_once() {
+    everywhere(|side| {
+        let account = person(side, "twice");
+        let begun = side.post_as(&account.access, "auth/mfa/totp/", &json!({ "current_password": PASSWORD }));
+        let code = json!({ "code": Authenticator::new(&begun.text("data.secret")).code() });
+        let confirm = Request::post("/api/{v}/auth/mfa/totp/confirm/", &code).bearer(&account.access);
+        let (good, bad): (Vec<_>, Vec<_>) =
+            race_of(side, 2, &confirm).into_iter().partition(|answer| answer.status == 200);
+        assert_eq!((good.len(), bad.len()), (1, 1), "one on either engine");
+        bad.iter().for_each(|answer| side.refused(answer, 409, "conflict"));
+        // The recovery codes that were shown are the ones that hold.
+        let token = asked(&side.send(&first_step(&account.email)));
+        let codes = good.iter().flat_map(recovery_codes_of);
+        for code in codes.take(1) {
+            let answer = side.send(&second_step(&token, "recovery_code", &code));
+            assert_eq!(answer.status, 200, "{}", answer.shown());
+        }
+    });
+}
+
+#[test]
 fn case_05_a_change_of_the_second_factor_ends_every_other_session_on_both_engines_at_once() {
     everywhere(|side| {
         let account = person(side, "changer");
@@ -74,7 +101,7 @@ fn case_05_a_change_of_the_second_factor_ends_every_other_session_on_both_engine
             assert_over(side, &access, &token);
             assert_eq!(side.send_to_other(&me(&ada.account.access)).status, 200, "this session goes on");
             if path == "recovery-codes" {
-                ada.recovery_codes = crate::support::recovery_codes_of(&answer);
+                ada.recovery_codes = recovery_codes_of(&answer);
             }
         }
     });
@@ -161,6 +188,38 @@ fn case_17_of_many_guesses_at_once_no_more_than_five_are_judged() {
             .iter()
             .filter(|answer| answer.code() != "invalid_mfa_code")
             .for_each(|answer| side.refused(answer, 429, "account_locked"));
+        // One of them has locked, and one letter tells of it.
+        letter_about(side, &ada.account.email, "locked");
+        pause(Duration::from_millis(500));
+        let mails = side.gateway.mails_to(&ada.account.email);
+        let told = mails.iter().filter(|mail| mail.header("subject").is_some_and(|it| it.contains("locked")));
+        assert_eq!(told.count(), 1);
+    });
+}
+
+#[test]
+fn case_29_the_wrong_codes_of_a_day_are_counted_whatever_was_right_in_between() {
+    own_gateways("it needs few guesses a day", &[("BIFRONS_MFA__DAILY_GUESSES", "6")], |gateway| {
+        for engine in Engine::BOTH {
+            let mut side = Side::new(gateway, engine);
+            let mut ada = guarded(&mut side, "patient");
+            guess(&mut side, &ada, 4);
+            ada.enter(&mut side);
+            guess(&mut side, &ada, 2);
+            let token = ada.begin(&mut side);
+            let request = second_step(&token, "recovery_code", good_code(&ada));
+            let body = json!({ "current_password": PASSWORD, "code": good_code(&ada) });
+            let change = Request::post("/api/{v}/auth/mfa/disable/", &body).bearer(&ada.account.access);
+            for answer in [side.send(&request), side.send_to_other(&request), side.send(&change)] {
+                side.refused(&answer, 429, "account_locked");
+                let seconds: u32 = answer.header("retry-after").and_then(|it| it.parse().ok()).expect("seconds");
+                assert!((80_000..=86_401).contains(&seconds), "{seconds}");
+            }
+            assert_eq!(side.send(&me(&ada.account.access)).status, 200, "who is in stays in");
+            assert_eq!(gateway.run(&["user", "unlock", &ada.account.email], "").output, "unlocked\n");
+            let answer = side.send(&request);
+            assert_eq!(answer.status, 200, "{}", answer.shown());
+        }
     });
 }
 
@@ -219,6 +278,30 @@ fn case_19_no_second_step_lets_a_disabled_or_deleted_user_in() {
                 let answer = side.send(&second_step(&token, method, good_code(&ada)));
                 side.refused(&answer, status, code);
             }
+        }
+    });
+}
+
+#[test]
+fn case_24_a_second_factor_of_a_thiefs_is_told_with_the_way_out() {
+    own_gateways("it runs a command of the operator's", &[], |gateway| {
+        for engine in Engine::BOTH {
+            let mut side = Side::new(gateway, engine);
+            let side = &mut side;
+            // Set up by somebody who knows the password.
+            let thief = guarded(side, "victim");
+            let email = &thief.account.email;
+            let letter = gateway.wait_for_mail(email, 2).text;
+            let words = letter.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words.contains("set a new password") && words.contains("ask support to remove it"), "{letter}");
+            let link = forget(side, email);
+            assert_eq!(side.send(&link.confirm(NEW)).status, 200);
+            assert_over(side, &thief.account.access, &thief.account.refresh);
+            asked(&side.send(&login(email, NEW)));
+            assert_eq!(gateway.run(&["user", "reset-mfa", email], "").output, "the second factor was removed\n");
+            assert_eq!(side.send(&login(email, NEW)).at("data.token_type"), json!("Bearer"));
+            let answer = side.send(&login(email, PASSWORD));
+            side.refused(&answer, 401, "invalid_credentials");
         }
     });
 }
@@ -307,7 +390,7 @@ fn case_27_the_token_is_dead_once_the_password_or_the_factor_is_another() {
         let renew = Request::post("/api/{v}/auth/mfa/recovery-codes/", &body).bearer(&ada.account.access);
         let renewed = side.send(&renew);
         assert_eq!(renewed.status, 200, "{}", renewed.shown());
-        for code in crate::support::recovery_codes_of(&renewed).iter().chain(&ada.recovery_codes).take(11) {
+        for code in recovery_codes_of(&renewed).iter().chain(&ada.recovery_codes).take(11) {
             let answer = side.send_to_other(&second_step(&waiting, "recovery_code", code));
             side.refused(&answer, 401, "token_not_valid");
         }

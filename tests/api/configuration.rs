@@ -70,6 +70,7 @@ fn times_numbers_and_pages_that_break_a_promise_are_refused_by_name() {
         ("BIFRONS_STUFFING__WINDOW", "0s", "stuffing.window"),
         ("BIFRONS_MFA__TTL", "11m", "mfa.ttl"),
         ("BIFRONS_MFA__ISSUER", "Ada: Co", "mfa.issuer"),
+        ("BIFRONS_MFA__DAILY_GUESSES", "4", "mfa.daily_guesses"),
         ("BIFRONS_LOCKOUT__FAILURES", "0", "lockout.failures"),
         ("BIFRONS_LINKS__PASSWORD_RESET", "/reset/{uidb64}", "links.password_reset"),
         ("BIFRONS_LINKS__PASSWORD_RESET", "https://evil.example/{uidb64}/{token}", "links.password_reset"),

@@ -1,6 +1,6 @@
 //! The old paths without a prefix: the same services, with the keys of `data` repeated at the top level.
 
-use crate::support::{Answer, PASSWORD, Request, for_each_world};
+use crate::support::{Answer, PASSWORD, Request, asked, for_each_world, guard, second_step};
 use crate::{ORDINARY, PROMPT, password_reset};
 use serde_json::{Value, json};
 
@@ -54,6 +54,22 @@ fn a_refresh_token_by_its_old_name_ends_its_session() {
         assert_eq!(side.send(&out).status, 200);
         let answer = side.me(&other.access);
         side.refused(&answer, 401, "token_not_valid");
+    });
+}
+
+#[test]
+fn the_question_for_a_second_factor_is_flat_by_the_old_path() {
+    for_each_world(ORDINARY, |side| {
+        let account = side.account("ada");
+        let ada = guard(side, account);
+        let body = json!({ "email_or_phone": ada.account.email, "password": PASSWORD });
+        let answer = side.send(&Request::post("/auth/login/", &body));
+        let token = asked(&answer);
+        assert_flat(&answer);
+        assert_eq!((answer.at("mfa_required"), answer.text("mfa_token")), (json!(true), token.clone()));
+        assert_eq!(answer.at("methods"), json!(["totp", "recovery_code"]));
+        let code = ada.recovery_codes.first().expect("a code");
+        assert_eq!(side.send(&second_step(&token, "recovery_code", code)).status, 200);
     });
 }
 

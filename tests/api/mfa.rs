@@ -2,12 +2,13 @@
 
 use crate::password_reset::{NEW, login};
 use crate::support::{
-    Account, Answer, Authenticator, Engine, Guarded, Request, Side, asked, first_step, for_each_backend,
-    for_each_world, guard, recovery_codes_of, second_step,
+    Account, Answer, Authenticator, Backend, Client, Engine, Guarded, Request, Side, asked, eventually, first_step,
+    for_each_backend, for_each_world, guard, recovery_codes_of, second_step,
 };
 use crate::{ORDINARY, Refused, refuse_all, rows};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const VERIFY: &str = "/api/{v}/auth/mfa/verify/";
 
@@ -47,6 +48,7 @@ fn a_second_factor_is_set_up_asked_for_and_switched_off() {
         let begun = side.post_as(&account.access, "auth/mfa/totp/", &json!({ "current_password": account.password }));
         assert_eq!((begun.status, begun.at("data.expires_in")), (200, json!(600)), "{}", begun.shown());
         assert_eq!(begun.header("cache-control"), Some("no-store"));
+        assert_eq!(rows::audited(side.gateway, &begun), "totp_begin|success|");
         let secret = begun.text("data.secret");
         let uri = format!(
             "otpauth://totp/bifrons:{}?secret={secret}&issuer=bifrons&algorithm=SHA1&digits=6&period=30",
@@ -150,9 +152,11 @@ fn every_change_ends_the_other_sessions_and_is_told_and_audited() {
         assert_eq!(rows::audited(side.gateway, &answer), "mfa_disable|success|");
         assert_eq!(side.me(&entered.text("data.access")).status, 401);
         assert_eq!(side.me(&access).status, 200, "this session goes on");
-        let told = side.gateway.wait_for_mail(&ada.account.email, 7).text
-            + &side.gateway.wait_for_mail(&ada.account.email, 6).text;
+        let told = side.gateway.wait_for_mail(&ada.account.email, 6).text;
         assert!(told.contains("switched off"), "{told}");
+        let mails = side.gateway.mails_to(&ada.account.email);
+        let used = mails.iter().filter(|mail| mail.header("subject") == Some("A recovery code was used"));
+        assert_eq!((mails.len(), used.count()), (6, 2), "of two sign-ins, and not of the change");
     });
 }
 
@@ -332,6 +336,75 @@ fn a_sign_in_with_a_second_factor_is_in_the_history() {
     });
 }
 
+/// Holds a user's row until somebody waits for it; an error if they have taken a row of the second factor before.
+fn held_until_waited_for(user_id: &str) -> String {
+    format!(
+        "DO $$ DECLARE waits boolean := false; BEGIN
+             PERFORM 1 FROM users WHERE id = '{user_id}' FOR UPDATE;
+             FOR turn IN 1..400 LOOP
+                 PERFORM pg_sleep(0.01);
+                 PERFORM pg_stat_clear_snapshot();
+                 SELECT count(*) > 0 INTO waits FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock';
+                 EXIT WHEN waits;
+             END LOOP;
+             IF NOT waits THEN RAISE EXCEPTION 'nobody waits'; END IF;
+             PERFORM 1 FROM totp_factors WHERE user_id = '{user_id}' FOR UPDATE NOWAIT;
+             PERFORM 1 FROM recovery_codes WHERE user_id = '{user_id}' FOR UPDATE NOWAIT;
+         END $$"
+    )
+}
+
+#[test]
+fn whoever_changes_or_spends_a_second_factor_takes_the_users_row_first() {
+    for_each_backend(&[], |gateway| {
+        if gateway.backend == Backend::Embedded {
+            // One writer at a time: nobody can wait for another there.
+            return;
+        }
+        for engine in Engine::BOTH {
+            let mut side = Side::new(gateway, engine);
+            let ada = guarded(&mut side, "ada");
+            let (mut authenticator, codes) = (ada.authenticator.clone(), &ada.recovery_codes);
+            let change = |path: &str, code: &str| {
+                let body = shown_once_more(&ada.account, code);
+                Request::post(&format!("/api/{}/auth/mfa/{path}/", engine.name()), &body).bearer(&ada.account.access)
+            };
+            let step = |token: &str, method: &str, code: &str| {
+                let request = second_step(token, method, code);
+                Request { path: request.path.replace("{v}", engine.name()), ..request }
+            };
+            let meanwhile = |work: &(dyn Fn() -> bool + Sync)| {
+                std::thread::scope(|scope| {
+                    let holder = scope.spawn(|| gateway.query(&held_until_waited_for(&ada.account.user_id)));
+                    let sleeps = "select count(*) from pg_stat_activity
+                                  where datname = current_database() and wait_event = 'PgSleep'";
+                    eventually("the row is held", Duration::from_secs(5), || {
+                        (gateway.query(sleeps) == "1").then_some(())
+                    });
+                    assert!(work(), "it was refused");
+                    holder.join().expect("rows of the second factor were free");
+                });
+            };
+            let is_done = |request: &Request| {
+                let answer = Client::new(engine.address(gateway)).send(request);
+                assert_eq!(answer.status, 200, "{}", answer.shown());
+                true
+            };
+            let by_recovery_code = step(&ada.begin(&mut side), "recovery_code", &codes[0]);
+            meanwhile(&|| is_done(&by_recovery_code));
+            let by_authenticator = step(&ada.begin(&mut side), "totp", &authenticator.code());
+            meanwhile(&|| is_done(&by_authenticator));
+            let off = change("disable", &codes[1]);
+            meanwhile(&|| is_done(&off));
+            let again = guard(&mut side, ada.account.clone());
+            let renewed = change("recovery-codes", &again.recovery_codes[0]);
+            meanwhile(&|| is_done(&renewed));
+            meanwhile(&|| gateway.run(&["user", "reset-mfa", &ada.account.email], "").status.success());
+        }
+    });
+}
+
 #[test]
 fn a_second_step_is_dead_after_its_time() {
     let brief: &[(&str, &str)] = &[("BIFRONS_MFA__TTL", "2s"), ("BIFRONS_MFA__ISSUER", "Ada & Co")];
@@ -344,7 +417,7 @@ fn a_second_step_is_dead_after_its_time() {
             assert!(begun.text("data.otpauth_uri").starts_with("otpauth://totp/Ada%20%26%20Co:"), "{}", begun.shown());
             let ada = guard(&mut side, account);
             let token = ada.begin(&mut side);
-            crate::support::pause(std::time::Duration::from_secs(3));
+            crate::support::pause(Duration::from_secs(3));
             let good = ada.recovery_codes.first().expect("a code");
             let answer = side.send(&second_step(&token, "recovery_code", good));
             side.refused(&answer, 401, "token_not_valid");

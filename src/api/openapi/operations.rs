@@ -394,7 +394,8 @@ fn verify_mfa() -> Description {
         summary: "Show the second factor",
         text: "The second step of a sign-in that was answered with `mfa_required`. A token is good for one sign-in, and \
                dead once the password or the second factor is another; a code is good once. Five wrong codes, by \
-               either method and over several sign-ins, lock the second factor for a while.",
+               either method and over several sign-ins, lock the second factor for a while; `mfa.daily_guesses` of them \
+               in a day, whatever was right in between, until the day is over.",
         tag: Tag::SecondFactor,
         body: Some(Body {
             fields: vec![

@@ -239,7 +239,7 @@ pub fn components() -> Value {
         "MfaStep": object(&[
             ("mfa_required", json!({ "const": true })),
             ("mfa_token", json!({ "type": "string", "description": "Stands for this sign-in at mfa/verify, and for nothing else." })),
-            ("methods", methods("With what the second factor may be shown.")),
+            ("methods", methods("With what the second factor may be shown. Always both, though no recovery code may be left: the right password alone does not tell.")),
             ("expires_in", json!({ "type": "integer", "minimum": 1, "description": "Seconds that the token is good." })),
         ]),
         "Entered": {
