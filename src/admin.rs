@@ -24,7 +24,7 @@ use crate::{
     },
     settings::{Secret, Settings},
     store::migrations,
-    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache},
+    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Rotations, SessionCache},
     system,
 };
 
@@ -154,6 +154,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     Ok(BlockingPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
         sessions: SessionCache::new(Arc::default()),
+        rotations: Rotations::of(settings),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),

@@ -21,7 +21,9 @@ use crate::{
     services::{limits::LocalLimiter, session_cache::Versions},
     settings::{MailUrl, Settings, SmsUrl},
     store::{self, migrations},
-    sync_engine::{self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, SessionCache},
+    sync_engine::{
+        self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, Rotations, SessionCache,
+    },
     telemetry,
 };
 
@@ -60,6 +62,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             let ports = BlockingPorts {
                 ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
+                rotations: Rotations::of(settings),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),

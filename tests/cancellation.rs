@@ -3,7 +3,7 @@
 
 mod support;
 
-use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache};
+use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, Rotations, SessionCache};
 use bifrons::hashing::HashPool;
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
@@ -148,6 +148,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     AsyncPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
         sessions: SessionCache::new(Arc::default()),
+        rotations: Rotations::of(settings),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),
@@ -276,7 +277,7 @@ async fn give_up_often(settings: &Settings, connections: usize, rounds: usize) {
             let living = Living { at: now, used_after: now, opened_after: now };
             let (id, user) = (its_session.id, its_session.user_id);
             let rotation = Rotation { id, user, from: 0, at: now, living, expires_at: now, absolute: None };
-            store.rotate_session(&rotation).await?;
+            store.rotate_sessions(&[rotation]).await?;
             store.user(shared.id).await.map(drop)
         };
         if round % 2 == 0 {

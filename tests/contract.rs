@@ -15,8 +15,8 @@ use bifrons::services::model::{
     Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Rotation, SecondFactors as _, Sessions,
-    Users as _,
+    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Rotated, Rotation, SecondFactors as _,
+    Sessions, Users as _,
 };
 use bifrons::services::run::run;
 use bifrons::services::totp::{TotpFactor, TotpSecret};
@@ -86,6 +86,7 @@ impl Adapter for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
+            rotations: sync_engine::Rotations::of(settings),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
@@ -123,6 +124,7 @@ impl Adapter for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
+            rotations: async_engine::Rotations::of(settings),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
@@ -322,6 +324,7 @@ everywhere! { DATABASES:
     a_session_is_read_as_it_was_written
     a_session_moves_on_only_as_long_as_it_may_live_and_its_user_is_active
     a_session_moves_on_from_its_present_generation_only
+    many_sessions_move_on_in_one_commit_each_for_itself
     a_known_session_is_as_this_process_left_it_and_as_another_did_a_second_ago
     of_fifty_rotations_from_one_generation_exactly_one_succeeds
     a_session_ends_once
@@ -1087,9 +1090,42 @@ mod stories {
     }
 
     async fn rotated<S: Sessions>(store: &mut S, rotation: Rotation) -> bool {
-        let until = store.rotate_session(&rotation).await.expect("an answer");
-        assert!(until.is_none_or(|until| until == rotation.expires_at));
-        until.is_some()
+        let rotated = one(store, rotation).await;
+        assert!(rotated.is_none_or(|rotated| rotated == Rotated { at: rotation.at, expires_at: rotation.expires_at }));
+        rotated.is_some()
+    }
+
+    async fn one<S: Sessions>(store: &mut S, rotation: Rotation) -> Option<Rotated> {
+        let rotated = store.rotate_sessions(&[rotation]).await.expect("an answer");
+        assert_eq!(rotated.len(), 1);
+        rotated.into_iter().next().flatten()
+    }
+
+    pub(super) async fn many_sessions_move_on_in_one_commit_each_for_itself<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let (owner, other) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let mut sessions = Vec::new();
+        for nth in 0..9 {
+            sessions.push(opened(ports, session(ports, if nth % 2 == 0 { &owner } else { &other })).await);
+        }
+        let (at, until) = (later(sessions[0].created_at, 100), later(sessions[0].created_at, 9000));
+        let mut store = ports.store().await.expect("a connection");
+        assert!(store.end_session(sessions[4].id, EndReason::Logout, at).await.expect("an answer"));
+        // The fourth was ended, the sixth is in another generation, and the eighth is not this user's.
+        let mut rotations: Vec<_> = sessions.iter().map(|it| rotation(it, 0, at, until)).collect();
+        rotations[6].from = 1;
+        rotations[7].user = owner.id;
+        rotations[8].at = later(at, -5);
+        let rotated = store.rotate_sessions(&rotations).await.expect("an answer");
+        let moved: Vec<_> = rotated.iter().map(Option::is_some).collect();
+        assert_eq!(moved, [true, true, true, true, false, true, false, false, true]);
+        // All at the same moment, the latest.
+        assert!(rotated.iter().flatten().all(|rotated| *rotated == Rotated { at, expires_at: until }));
+        for (before, moved) in sessions.iter().zip(moved) {
+            let after = session_now(ports, before.id).await;
+            assert_eq!((after.generation, after.rotated_at == at), (i64::from(moved), moved));
+        }
+        assert_eq!(store.rotate_sessions(&[]).await.expect("an answer"), []);
     }
 
     pub(super) async fn a_session_moves_on_only_as_long_as_it_may_live_and_its_user_is_active<P: Adapter>(
@@ -1107,25 +1143,25 @@ mod stories {
             Rotation { living: living(it.last_used_at, OffsetDateTime::UNIX_EPOCH), ..good },
             Rotation { living: living(OffsetDateTime::UNIX_EPOCH, it.created_at), ..good },
         ] {
-            assert_eq!(store.rotate_session(&refused).await.expect("an answer"), None);
+            assert_eq!(one(&mut store, refused).await, None);
         }
         assert_eq!(session_now(ports, it.id).await, it);
         // It runs out at the earlier of both.
         let brief = Rotation { absolute: Some(Duration::from_secs(5000)), ..good };
         let end = later(it.created_at, 5000);
-        assert_eq!(store.rotate_session(&brief).await.expect("an answer"), Some(end));
+        assert_eq!(one(&mut store, brief).await, Some(Rotated { at, expires_at: end }));
         assert_eq!(session_now(ports, it.id).await.expires_at, end);
         let long = Rotation { from: 1, absolute: Some(Duration::from_secs(10_000)), ..good };
-        assert_eq!(store.rotate_session(&long).await.expect("an answer"), Some(until));
+        assert_eq!(one(&mut store, long).await, Some(Rotated { at, expires_at: until }));
         let next = Rotation { from: 2, ..good };
         for change in ["is_active = false", "is_active = true, deleted_at = created_at"] {
             let statement = format!("UPDATE users SET {change} WHERE pid = '{}'", owner.pid);
             world.execute(&statement, &statement);
-            assert_eq!(store.rotate_session(&next).await.expect("an answer"), None, "{change}");
+            assert_eq!(one(&mut store, next).await, None, "{change}");
         }
         let statement = format!("UPDATE users SET deleted_at = NULL WHERE pid = '{}'", owner.pid);
         world.execute(&statement, &statement);
-        assert_eq!(store.rotate_session(&next).await.expect("an answer"), Some(until));
+        assert_eq!(one(&mut store, next).await, Some(Rotated { at, expires_at: until }));
     }
 
     pub(super) async fn a_session_moves_on_from_its_present_generation_only<P: Adapter>(world: &World<P>) {

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, session_cache::SessionCache, store::Store,
+    pump::Wake, rotations::Rotations, session_cache::SessionCache, store::Store,
 };
 use crate::{
     places::Places,
@@ -18,7 +18,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{Ports, Sessions as _},
+        ports::{Ports, Rotated, Rotation, Sessions as _},
         session_cache::{Changes, Known},
     },
     system,
@@ -33,6 +33,8 @@ pub struct AsyncPorts {
     pub ephemeral: EphemeralStore,
     /// What is remembered of sessions.
     pub sessions: SessionCache,
+    /// Sessions that move on together.
+    pub rotations: Rotations,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -90,6 +92,14 @@ impl Ports for AsyncPorts {
 
     async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable> {
         self.sessions.get(id, user, async || self.store().await?.session_with_user(id).await).await
+    }
+
+    async fn rotate_session(&self, rotation: Rotation) -> Result<Option<Rotated>, Unavailable> {
+        let ports = self.clone();
+        let commit = async move |rotations: &[Rotation]| {
+            ports.lend(ports.database.check_out_to_write().await?).rotate_sessions(rotations).await
+        };
+        self.rotations.rotate(rotation, commit).await
     }
 
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Result<T, E>

@@ -35,6 +35,7 @@ use super::{
     hasher::Hasher,
     ports::AsyncPorts,
     pump::{Pump, Wake},
+    rotations::Rotations,
     session_cache::SessionCache,
 };
 use crate::{
@@ -149,6 +150,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             database,
             ephemeral,
             sessions: sessions.clone(),
+            rotations: Rotations::of(settings),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),

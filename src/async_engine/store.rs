@@ -5,6 +5,10 @@ use std::sync::Arc;
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
 };
+use diesel::{
+    SqliteConnection,
+    sql_types::{Array, BigInt, Nullable},
+};
 use diesel_async::RunQueryDsl;
 use time::OffsetDateTime;
 use tokio::time::timeout;
@@ -20,12 +24,13 @@ use crate::{
             AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState,
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
-        ports::{Audit, Before, Inserted, Living, Outbox, Rotation, SecondFactors, Sessions, Users},
+        ports::{Audit, Before, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users},
         session_cache::Changes,
         totp::TotpFactor,
     },
     store::{
         prepared::Prepared,
+        rotation::Batch,
         rows::{
             AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, RecoveryCodeRow,
             SessionRow, SettlementRow, TotpRow, UserRow, entries, listed, session_and_user,
@@ -261,26 +266,34 @@ impl Sessions for Store {
         found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose())
     }
 
-    async fn rotate_session(&mut self, rotation: &Rotation) -> Answer<Option<OffsetDateTime>> {
-        let Rotation { id, user, from, at, living, expires_at, absolute } = *rotation;
-        self.changes.note_session(id);
-        let statement = match &self.connection {
-            Connection::Sqlite(..) => sql::ROTATE_SQLITE,
-            Connection::Postgres(_) => sql::ROTATE_POSTGRES,
-        };
-        let absolute = absolute.map(|life| i64::try_from(life.as_micros()).unwrap_or(i64::MAX));
-        let rotated = on!(self, conn => Prepared(diesel::sql_query(statement)
-            .bind::<Moment, _>(DbMoment(at))
-            .bind::<Moment, _>(DbMoment(expires_at))
-            .bind::<diesel::sql_types::Nullable<diesel::sql_types::BigInt>, _>(absolute)
-            .bind::<Id, _>(DbId(id.0))
-            .bind::<Id, _>(DbId(user.0))
-            .bind::<diesel::sql_types::BigInt, _>(from)
-            .bind::<Moment, _>(DbMoment(living.used_after))
-            .bind::<Moment, _>(DbMoment(living.opened_after)))
-            .get_result::<sql::Rotated>(conn).await
-            .optional());
-        rotated.map(|row| row.map(|row| row.expires_at.0))
+    async fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Answer<Vec<Option<Rotated>>> {
+        let Some(batch) = Batch::of(rotations) else { return Ok(Vec::new()) };
+        rotations.iter().for_each(|rotation| self.changes.note_session(rotation.id));
+        match &mut self.connection {
+            Connection::Sqlite(lease, _) => {
+                let limit = lease.begin_statement();
+                let conn = &mut **lease;
+                let work = move |conn: &mut SqliteConnection| batch.in_sqlite(conn).map(|changed| (batch, changed));
+                let answer = timeout(limit, conn.spawn_blocking(work)).await;
+                lease.end_statement(answer).map(|(batch, changed)| batch.outcome(rotations, changed))
+            }
+            Connection::Postgres(lease) => {
+                let limit = lease.begin_statement();
+                let statement = Prepared(
+                    diesel::sql_query(sql::ROTATE_POSTGRES)
+                        .bind::<Moment, _>(DbMoment(batch.at))
+                        .bind::<Moment, _>(DbMoment(batch.expires_at))
+                        .bind::<Nullable<BigInt>, _>(batch.absolute)
+                        .bind::<Array<Id>, _>(&batch.ids)
+                        .bind::<Array<Id>, _>(&batch.users)
+                        .bind::<Array<BigInt>, _>(&batch.generations)
+                        .bind::<Moment, _>(DbMoment(batch.used_after))
+                        .bind::<Moment, _>(DbMoment(batch.opened_after)),
+                );
+                let answer = timeout(limit, statement.load(&mut **lease)).await;
+                lease.end_statement(answer).map(|changed| batch.outcome(rotations, changed))
+            }
+        }
     }
 
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Answer<bool> {

@@ -112,7 +112,7 @@ impl KeyRing {
     /// whoever asked may have gone away meanwhile.
     pub fn begin(&mut self, id: &str, now: Instant) {
         self.failed = Some(now);
-        if self.fetched.is_some() && !self.keys.contains_key(id) {
+        if !self.keys.contains_key(id) {
             self.asked_for_unknown = Some(now);
         }
     }
@@ -238,6 +238,15 @@ mod tests {
         ring.note(answer(&[key("b")], None), start + 60 * SECOND).unwrap();
         assert_eq!(at(&ring, "b", start + 61 * SECOND), "known");
         assert_eq!(at(&ring, "a", start + 61 * SECOND), "unknown", "it was withdrawn");
+    }
+
+    #[test]
+    fn an_unknown_id_makes_one_question_of_a_fresh_gateway_too() {
+        let (mut ring, start) = (KeyRing::default(), Instant::now());
+        ring.begin("b", start);
+        ring.note(answer(&[key("a")], None), start).unwrap();
+        assert_eq!((at(&ring, "b", start), at(&ring, "a", start)), ("unknown", "known"));
+        assert_eq!(at(&ring, "b", start + 60 * SECOND), "ask");
     }
 
     #[test]

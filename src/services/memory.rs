@@ -34,7 +34,8 @@ use super::{
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
     ports::{
-        Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Rotation, SecondFactors, Sessions, Users,
+        Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Rotated, Rotation, SecondFactors, Sessions,
+        Users,
     },
     run::run,
     session::{self, SignedIn},
@@ -343,6 +344,23 @@ impl World {
         }
     }
 
+    fn rotated(&self, rotation: &Rotation) -> Option<Rotated> {
+        let Rotation { id, user, from, at, expires_at, absolute, .. } = *rotation;
+        let mut facts = self.0.facts.borrow_mut();
+        let is_active = |row: &User| row.id == user && row.is_active && row.deleted_at.is_none();
+        if !facts.users.iter().any(is_active) {
+            return None;
+        }
+        let is_it = |session: &&mut Session| {
+            let is_same = session.id == id && session.user_id == user && session.generation == from;
+            is_same && session.is_alive(&self.0.policy.sessions, at)
+        };
+        let session = facts.sessions.iter_mut().find(is_it)?;
+        session.expires_at = absolute.map_or(expires_at, |life| expires_at.min(session.created_at + life));
+        (session.generation, session.rotated_at, session.last_used_at) = (from + 1, at, at);
+        Some(Rotated { at, expires_at: session.expires_at })
+    }
+
     /// From now on no letter can be written.
     pub fn break_outbox(&self) {
         self.0.outbox_is_broken.set(true);
@@ -500,6 +518,10 @@ impl Ports for World {
     async fn known_session(&self, id: SessionId, _user: UserId) -> Result<Option<Arc<Known>>, Unavailable> {
         let found = self.clone().session_with_user(id).await?;
         Ok(found.map(|(session, user)| Arc::new(Known::new(session, user, Instant::now()))))
+    }
+
+    async fn rotate_session(&self, rotation: Rotation) -> Result<Option<Rotated>, Unavailable> {
+        Ok(self.clone().rotate_sessions(&[rotation]).await?.into_iter().next().flatten())
     }
 
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Self) -> Result<T, E>) -> Result<T, E>
@@ -742,25 +764,12 @@ impl Sessions for World {
         Ok(self.user(session.user_id).await?.map(|user| (session, user)))
     }
 
-    async fn rotate_session(&mut self, rotation: &Rotation) -> Result<Option<OffsetDateTime>, Unavailable> {
-        self.note("rotate_session");
+    async fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Result<Vec<Option<Rotated>>, Unavailable> {
+        self.note("rotate_sessions");
         if self.0.commit_fails.get() {
             return Err(Unavailable::database("the commit fails on purpose"));
         }
-        let Rotation { id, user, from, at, expires_at, absolute, .. } = *rotation;
-        let mut facts = self.0.facts.borrow_mut();
-        let is_active = |row: &User| row.id == user && row.is_active && row.deleted_at.is_none();
-        if !facts.users.iter().any(is_active) {
-            return Ok(None);
-        }
-        let is_it = |session: &&mut Session| {
-            let is_same = session.id == id && session.user_id == user && session.generation == from;
-            is_same && session.is_alive(&self.0.policy.sessions, at)
-        };
-        let Some(session) = facts.sessions.iter_mut().find(is_it) else { return Ok(None) };
-        session.expires_at = absolute.map_or(expires_at, |life| expires_at.min(session.created_at + life));
-        (session.generation, session.rotated_at, session.last_used_at) = (from + 1, at, at);
-        Ok(Some(session.expires_at))
+        Ok(rotations.iter().map(|rotation| self.rotated(rotation)).collect())
     }
 
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable> {

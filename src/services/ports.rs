@@ -69,6 +69,9 @@ pub trait Ports {
     /// made. Those who ask at once for what nobody has read yet wait for one statement.
     async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable>;
 
+    /// Moves a session on, together with the others that are to move on at the same time: one commit serves them all.
+    async fn rotate_session(&self, rotation: Rotation) -> Result<Option<Rotated>, Unavailable>;
+
     /// One unit of work: committed when `work` is `Ok`, undone when it is not.
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Self::Store) -> Result<T, E>) -> Result<T, E>
     where
@@ -175,9 +178,9 @@ pub trait Sessions {
     async fn insert_session(&mut self, session: &Session) -> Result<(), Unavailable>;
     /// A session, ended or not, with its user.
     async fn session_with_user(&mut self, id: SessionId) -> Result<Option<(Session, User)>, Unavailable>;
-    /// Moves a living session of an active user to its next generation, in one statement, and returns when it
-    /// runs out from then on; `None` when it has moved on or does not live.
-    async fn rotate_session(&mut self, rotation: &Rotation) -> Result<Option<OffsetDateTime>, Unavailable>;
+    /// Moves living sessions of active users to their next generation, all in one statement or unit of work and at the
+    /// same moment, the latest of theirs; none is named twice. `None` for one that has moved on or does not live.
+    async fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Result<Vec<Option<Rotated>>, Unavailable>;
     /// Ends a living session; `false` when it had ended.
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable>;
     /// Ends every living session of a user, but for one when it is named, and returns them.
@@ -197,6 +200,18 @@ pub trait Sessions {
     ) -> Result<(), Unavailable>;
     /// A user's sessions that have neither ended nor run out, the newest sign-in first.
     async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable>;
+}
+
+/// How many sessions move on in one commit at most.
+pub const MOST_TOGETHER: usize = 64;
+
+/// A generation that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotated {
+    /// When.
+    pub at: OffsetDateTime,
+    /// When the session runs out from then on.
+    pub expires_at: OffsetDateTime,
 }
 
 /// The next generation of a session.

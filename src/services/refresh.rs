@@ -19,7 +19,7 @@ use super::{
     model::{Caller, EndReason, Session, User, UserId},
     outbox,
     policy::Policy,
-    ports::{Audit as _, Outbox as _, Ports, Rotation, Sessions as _},
+    ports::{Audit as _, Outbox as _, Ports, Rotated, Rotation, Sessions as _},
     problem::Problem,
     sessions::living,
     tokens::{self, Claims, Issue, Kind, Pair},
@@ -200,9 +200,11 @@ async fn rotate<P: Ports>(ports: &P, claims: &Claims, from: i64) -> Result<Optio
         expires_at: at + policy.tokens.refresh_ttl,
         absolute: policy.sessions.absolute,
     };
-    let expires_at = ports.store().await?.rotate_session(&rotation).await?;
-    let issue = |expires_at| Issue { session: claims.sid, user: claims.user_id, generation: from + 1, at, expires_at };
-    Ok(expires_at.map(|expires_at| tokens::mint(issue(expires_at), ports.keys(), &policy.tokens)))
+    let rotated = ports.rotate_session(rotation).await?;
+    Ok(rotated.map(|Rotated { at, expires_at }| {
+        let issue = Issue { session: claims.sid, user: claims.user_id, generation: from + 1, at, expires_at };
+        tokens::mint(issue, ports.keys(), &policy.tokens)
+    }))
 }
 
 async fn end_reused<P: Ports>(ports: &P, caller: &Caller, session: &Session, user: &User) -> Result<(), Unavailable> {

@@ -4,6 +4,7 @@ pub mod migrations;
 pub mod postgres_tls;
 pub mod prepared;
 pub mod redis;
+pub mod rotation;
 pub mod rows;
 pub mod schema;
 pub mod sql;

@@ -45,28 +45,33 @@ pub const FORGET_IMPORTED_HASHES: &str = "
         AND deleted_at IS NULL)";
 
 /// Binds: now, end by disuse, greatest life (µs) or none, session, user, generation, used after, opened after. Returns
-/// `expires_at` of the one row that it changes when the session is in that generation and lives, and its user is active.
+/// the one row that it changes when the session is in that generation and lives, and its user is active.
 pub const ROTATE_SQLITE: &str = "
     UPDATE sessions SET generation = generation + 1, rotated_at = $1, last_used_at = $1,
         expires_at = MIN($2, COALESCE(created_at + $3, $2))
     WHERE id = $4 AND user_id = $5 AND generation = $6
         AND ended_at IS NULL AND expires_at > $1 AND last_used_at > $7 AND created_at > $8
         AND EXISTS (SELECT 1 FROM users WHERE users.id = $5 AND users.is_active AND users.deleted_at IS NULL)
-    RETURNING expires_at";
+    RETURNING id, expires_at";
 
-/// The same for PostgreSQL.
+/// The same for PostgreSQL and for many, whose ids, users and generations are arrays.
 pub const ROTATE_POSTGRES: &str = "
-    UPDATE sessions SET generation = generation + 1, rotated_at = $1, last_used_at = $1,
+    UPDATE sessions SET generation = sessions.generation + 1, rotated_at = $1, last_used_at = $1,
         expires_at = LEAST($2, created_at + $3 * INTERVAL '1 microsecond')
-    WHERE id = $4 AND user_id = $5 AND generation = $6
+    FROM unnest($4::uuid[], $5::uuid[], $6::bigint[]) AS next (id, user_id, generation)
+    WHERE sessions.id = next.id AND sessions.user_id = next.user_id AND sessions.generation = next.generation
         AND ended_at IS NULL AND expires_at > $1 AND last_used_at > $7 AND created_at > $8
-        AND EXISTS (SELECT 1 FROM users WHERE users.id = $5 AND users.is_active AND users.deleted_at IS NULL)
-    RETURNING expires_at";
+        AND EXISTS (SELECT 1 FROM users
+                    WHERE users.id = next.user_id AND users.is_active AND users.deleted_at IS NULL)
+    RETURNING sessions.id, sessions.expires_at";
 
 /// Row of [`ROTATE_SQLITE`].
 #[derive(diesel::QueryableByName)]
-pub struct Rotated {
-    /// When the session runs out.
+pub struct RotatedRow {
+    /// Which session.
+    #[diesel(sql_type = super::types::Id)]
+    pub id: super::types::DbId,
+    /// When it runs out.
     #[diesel(sql_type = super::types::Moment)]
     pub expires_at: super::types::DbMoment,
 }

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, session_cache::SessionCache, store::Store,
+    pump::Wake, rotations::Rotations, session_cache::SessionCache, store::Store,
 };
 use crate::{
     places::Places,
@@ -22,7 +22,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{Ports, Sessions as _},
+        ports::{Ports, Rotated, Rotation, Sessions as _},
         run::run,
         session_cache::{Changes, Known},
     },
@@ -38,6 +38,8 @@ pub struct BlockingPorts {
     pub ephemeral: EphemeralStore,
     /// What is remembered of sessions.
     pub sessions: SessionCache,
+    /// Sessions that move on together.
+    pub rotations: Rotations,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -97,6 +99,10 @@ impl Ports for BlockingPorts {
 
     fn known_session(&self, id: SessionId, user: UserId) -> Ready<Result<Option<Arc<Known>>, Unavailable>> {
         ready(self.sessions.get(id, user, || run(self.check_out()?.session_with_user(id))))
+    }
+
+    fn rotate_session(&self, rotation: Rotation) -> Ready<Result<Option<Rotated>, Unavailable>> {
+        ready(self.rotations.rotate(rotation, |rotations| run(self.check_out()?.rotate_sessions(rotations))))
     }
 
     fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Ready<Result<T, E>>

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use diesel::prelude::*;
+use diesel::{
+    prelude::*,
+    sql_types::{Array, BigInt, Nullable},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -19,12 +22,13 @@ use crate::{
             AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState,
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
-        ports::{Audit, Before, Inserted, Living, Outbox, Rotation, SecondFactors, Sessions, Users},
+        ports::{Audit, Before, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users},
         session_cache::Changes,
         totp::TotpFactor,
     },
     store::{
         prepared::Prepared,
+        rotation::Batch,
         rows::{
             AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, RecoveryCodeRow,
             SessionRow, SettlementRow, TotpRow, UserRow, entries, listed, session_and_user,
@@ -255,26 +259,31 @@ impl Sessions for Store {
         ready(found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose()))
     }
 
-    fn rotate_session(&mut self, rotation: &Rotation) -> Answer<Option<OffsetDateTime>> {
-        let Rotation { id, user, from, at, living, expires_at, absolute } = *rotation;
-        self.changes.note_session(id);
-        let statement = match &self.connection {
-            Connection::Sqlite(_) => sql::ROTATE_SQLITE,
-            Connection::Postgres(_) => sql::ROTATE_POSTGRES,
+    fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Answer<Vec<Option<Rotated>>> {
+        let Some(batch) = Batch::of(rotations) else { return ready(Ok(Vec::new())) };
+        rotations.iter().for_each(|rotation| self.changes.note_session(rotation.id));
+        let changed = match &mut self.connection {
+            Connection::Sqlite(pooled) => {
+                let answer = batch.in_sqlite(&mut ***pooled);
+                pooled.note(answer)
+            }
+            Connection::Postgres(pooled) => {
+                let statement = Prepared(
+                    diesel::sql_query(sql::ROTATE_POSTGRES)
+                        .bind::<Moment, _>(DbMoment(batch.at))
+                        .bind::<Moment, _>(DbMoment(batch.expires_at))
+                        .bind::<Nullable<BigInt>, _>(batch.absolute)
+                        .bind::<Array<Id>, _>(&batch.ids)
+                        .bind::<Array<Id>, _>(&batch.users)
+                        .bind::<Array<BigInt>, _>(&batch.generations)
+                        .bind::<Moment, _>(DbMoment(batch.used_after))
+                        .bind::<Moment, _>(DbMoment(batch.opened_after)),
+                );
+                let answer = statement.load(&mut ***pooled);
+                pooled.note(answer)
+            }
         };
-        let absolute = absolute.map(|life| i64::try_from(life.as_micros()).unwrap_or(i64::MAX));
-        let rotated = on!(self, conn => Prepared(diesel::sql_query(statement)
-            .bind::<Moment, _>(DbMoment(at))
-            .bind::<Moment, _>(DbMoment(expires_at))
-            .bind::<diesel::sql_types::Nullable<diesel::sql_types::BigInt>, _>(absolute)
-            .bind::<Id, _>(DbId(id.0))
-            .bind::<Id, _>(DbId(user.0))
-            .bind::<diesel::sql_types::BigInt, _>(from)
-            .bind::<Moment, _>(DbMoment(living.used_after))
-            .bind::<Moment, _>(DbMoment(living.opened_after)))
-            .get_result::<sql::Rotated>(conn)
-            .optional());
-        ready(rotated.map(|row| row.map(|row| row.expires_at.0)))
+        ready(changed.map(|changed| batch.outcome(rotations, changed)))
     }
 
     fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Answer<bool> {
