@@ -22,6 +22,7 @@ mod web;
 pub use database::Database;
 pub use ephemeral::EphemeralStore;
 pub use google::GoogleKeys;
+pub use handlers::handle;
 pub use hasher::Hasher;
 pub use ports::AsyncPorts;
 pub use rotations::Rotations;

@@ -22,6 +22,7 @@ pub use breaches::BreachList;
 pub use database::Database;
 pub use ephemeral::EphemeralStore;
 pub use google::GoogleKeys;
+pub use handlers::handle;
 pub use hasher::Hasher;
 pub use ports::BlockingPorts;
 pub use pump::Pump;
