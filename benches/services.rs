@@ -3,6 +3,7 @@
 use std::{hint::black_box, time::Duration};
 
 use bifrons::{
+    api::{Call, Edge, Handled, Reply, Success, Version, call::Parts},
     services::{
         identifier::Identifier,
         keys::Keys,
@@ -13,6 +14,7 @@ use bifrons::{
         run::run,
         tokens,
     },
+    settings::Settings,
     system,
 };
 use divan::Bencher;
@@ -111,6 +113,31 @@ fn sealing_and_indexing_an_address(bencher: Bencher<'_, '_>) {
     bencher.bench(|| {
         let sealed = keys.seal_field("email", Uuid::from_u128(1), address.as_str(), [1; 24]);
         (sealed, keys.blind_index(black_box(&address)))
+    });
+}
+
+#[divan::bench]
+fn putting_new_tokens_into_the_envelope(bencher: Bencher<'_, '_>) {
+    let settings = Settings::from_overrides(&[]).expect("the defaults");
+    let edge = Edge::new(&settings);
+    let headers = [
+        ("host", "127.0.0.1:8002"),
+        ("accept", "application/json"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+        ("content-type", "application/json"),
+    ];
+    let parts = Parts {
+        method: "POST".to_owned(),
+        target: "/api/v2/auth/token/refresh/".to_owned(),
+        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        headers,
+        body: Ok(Vec::new()),
+    };
+    let call = Call::new(Version::V2, &edge, parts);
+    let pair = tokens::mint(&session(), &keys(), &policy());
+    bencher.bench(|| {
+        let handled = Handled::new(None, Ok(Success::refreshed(&edge, black_box(&pair))));
+        Reply::new(&edge, &call, false, handled)
     });
 }
 
