@@ -241,8 +241,8 @@ const SELECT: &str = "select s.*, u.* from sessions s join users u on u.id = s.u
 /// Rows beside those of the gateway's clients, which nobody holds a token of.
 pub fn postgres_rows(servers: &Servers) -> Vec<String> {
     let statement = format!(
-        "insert into sessions select (jsonb_populate_record(s, \
-         jsonb_build_object('id', gen_random_uuid(), 'generation', 0))).* \
+        "insert into sessions select (jsonb_populate_record(null::sessions, \
+         to_jsonb(s) || jsonb_build_object('id', gen_random_uuid(), 'generation', 0))).* \
          from (select * from sessions limit 1) s, generate_series(1, {ROWS}) returning id"
     );
     servers.query(&statement).lines().map(str::to_owned).collect()
