@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::measure::real;
+
 /// Processor time of single processes.
 #[derive(Clone, Debug, Default)]
 pub struct Usage(BTreeMap<u32, Duration>);
@@ -37,6 +39,31 @@ fn stat(pid: u32) -> Option<Stat> {
     let ticks = number(11)? + number(12)?;
     let per_second = rustix::param::clock_ticks_per_second();
     Some(Stat { parent: number(1)?.try_into().ok()?, time: Duration::from_millis(ticks * 1000 / per_second) })
+}
+
+/// How busy the whole machine has been since it was started, in ticks of its processors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    busy: u64,
+    all: u64,
+}
+
+impl Machine {
+    pub fn now() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> = line.split_ascii_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+        let sum = |fields: &[usize]| fields.iter().filter_map(|field| ticks.get(*field)).sum();
+        // User, nice, system, and what the host gave to other machines.
+        Self { busy: sum(&[0, 1, 2, 7]), all: ticks.iter().sum() }
+    }
+
+    /// The share of the machine that others have had since an earlier reading, when `own` is what this run has used.
+    pub fn others_since(self, earlier: Self, own: Duration) -> f64 {
+        let own = own.as_secs_f64() * real(rustix::param::clock_ticks_per_second());
+        let (busy, all) = (real(self.busy - earlier.busy), real(self.all - earlier.all));
+        ((busy - own) / all.max(1.0)).max(0.0)
+    }
 }
 
 /// A process and all that descend from it.

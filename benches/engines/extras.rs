@@ -27,6 +27,9 @@ const OTHERS: usize = 16;
 const DRIP_BYTES: usize = 24;
 const DRIP_EVERY: Duration = Duration::from_millis(50);
 
+/// So many may wait for an answer in a storm.
+const STRANGERS: usize = 1000;
+
 /// How clients fared beside such as drip or are silent.
 #[derive(Clone, Debug, Serialize)]
 pub struct Beside {
@@ -49,6 +52,8 @@ pub struct Beside {
     /// Resident memory of the gateway before and with them, in MiB.
     pub memory_before: f64,
     pub memory: f64,
+    /// With silent connections before anything was hashed: Argon2's memory stays with its threads.
+    pub memory_at_rest: Option<f64>,
     pub threads: u64,
 }
 
@@ -133,18 +138,7 @@ pub fn idle(
     let before = super::cpu::size(gateway.pid());
     let address = gateway.address(engine);
     beside(gateway, world, engine, "idle", clients, length, &alone, before.resident, move |ending| {
-        let plan = Plan {
-            address,
-            connections: clients,
-            pace: Pace::Closed,
-            warm_up: Duration::ZERO,
-            length: Duration::from_secs(60),
-        };
-        let mut load = Once { same: Same::get(address, "/health/live", None), ending, answered: 0, lost: 0 };
-        let tally = driver::drive(&plan, &mut load, &mut |_: Mark| {})?;
-        let failed = tally.failed();
-        let waiting = load.lost.saturating_sub(failed);
-        Ok(Fate { answered: load.answered, waiting, closed: tally.closed_idle, failed })
+        silent(address, clients, ending)
     })
 }
 
@@ -187,9 +181,45 @@ fn beside(
             failed: fate.failed,
             memory_before: real(resident_before) / 1024.0,
             memory: real(size.resident) / 1024.0,
+            memory_at_rest: None,
             threads: size.threads,
         })
     })
+}
+
+/// Resident memory with silent connections, in MiB.
+///
+/// # Errors
+/// No sockets.
+pub fn memory_with_idle(gateway: &Gateway, engine: Engine, clients: usize) -> io::Result<f64> {
+    let ending = Arc::new(AtomicBool::new(false));
+    let address = gateway.address(engine);
+    thread::scope(|scope| {
+        let crowd = {
+            let ending = Arc::clone(&ending);
+            scope.spawn(move || silent(address, clients, ending))
+        };
+        pause(Duration::from_secs(3));
+        let size = super::cpu::size(gateway.pid());
+        ending.store(true, Relaxed);
+        crowd.join().map_err(|_panic| io::Error::other("the crowd has panicked"))??;
+        Ok(real(size.resident) / 1024.0)
+    })
+}
+
+/// Connections that ask once and then stay open until they are told to end.
+fn silent(address: SocketAddr, clients: usize, ending: Arc<AtomicBool>) -> io::Result<Fate> {
+    let plan = Plan {
+        address,
+        connections: clients,
+        pace: Pace::Closed,
+        warm_up: Duration::ZERO,
+        length: Duration::from_secs(60),
+    };
+    let mut load = Once { same: Same::get(address, "/health/live", None), ending, answered: 0, lost: 0 };
+    let tally = driver::drive(&plan, &mut load, &mut |_: Mark| {})?;
+    let failed = tally.failed();
+    Ok(Fate { answered: load.answered, waiting: load.lost.saturating_sub(failed), closed: tally.closed_idle, failed })
 }
 
 /// One request on each connection, which then stays open.
@@ -306,7 +336,10 @@ pub fn storm(gateway: &Gateway, world: &mut World, engine: Engine, length: Durat
     let watched = Watched::alone(gateway.pid());
     let mut sign_in = |connections: usize, pace: Pace, warm_up: Duration, length: Duration| {
         let plan = Plan { address, connections, pace, warm_up, length };
-        let mut load = Traffic::new(world, engine, Scenario::Login, &plan);
+        let mut load = match pace {
+            Pace::Closed => Traffic::new(world, engine, Scenario::Login, &plan),
+            Pace::Open { .. } => Traffic::of_strangers(world, engine, &plan),
+        };
         measure::measure(&plan, &mut load, &watched, &mut || {})
     };
     let capacity = sign_in(OTHERS, Pace::Closed, Duration::from_secs(1), Duration::from_secs(3))?.per_second;
@@ -314,7 +347,7 @@ pub fn storm(gateway: &Gateway, world: &mut World, engine: Engine, length: Durat
     let ending = AtomicBool::new(false);
     let (figure, live, asked, failed) = thread::scope(|scope| {
         let probe = scope.spawn(|| probe(address, &ending));
-        let figure = sign_in(200, Pace::Open { per_second: arrivals }, Duration::from_millis(500), length);
+        let figure = sign_in(STRANGERS, Pace::Open { per_second: arrivals }, Duration::from_millis(500), length);
         ending.store(true, Relaxed);
         let (live, asked, failed) = probe.join().map_err(|_panic| io::Error::other("the probe has panicked"))?;
         Ok::<_, io::Error>((figure?, live, asked, failed))

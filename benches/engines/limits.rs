@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    cpu::Usage,
+    cpu::{Machine, Usage},
     driver::histogram,
     measure::{Cpu, Figure, Latency, Watched, real},
     processes::{Process, Program, eventually, free_port, fresh_directory},
@@ -57,7 +57,7 @@ pub fn slots() -> usize {
 /// Hashes as the gateway does by default, and does nothing else.
 pub fn hash_rate(params: HashParams, slots: usize, length: Duration, tick: &mut dyn FnMut()) -> Figure {
     let (ending, count) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (mut used, mut seconds) = (Duration::ZERO, 0.0);
+    let (mut used, mut seconds, mut others) = (Duration::ZERO, 0.0, 0.0);
     thread::scope(|scope| {
         for _ in 0..slots {
             scope.spawn(|| {
@@ -72,9 +72,11 @@ pub fn hash_rate(params: HashParams, slots: usize, length: Duration, tick: &mut 
         pause(Duration::from_millis(200), tick);
         let own = [std::process::id()];
         let (before, began, first) = (Usage::of(own), Instant::now(), count.load(Relaxed));
+        let machine = Machine::now();
         pause(length, tick);
         let after = count.load(Relaxed);
         used = Usage::of(own).since(&before);
+        others = Machine::now().others_since(machine, used);
         seconds = began.elapsed().as_secs_f64();
         count.store(after - first, Relaxed);
         ending.store(true, Relaxed);
@@ -87,6 +89,7 @@ pub fn hash_rate(params: HashParams, slots: usize, length: Duration, tick: &mut 
         good,
         per_second: real(good) / seconds,
         cpu: Cpu { server: used.as_secs_f64() * 1000.0 / real(good), ..Cpu::default() },
+        others,
         ..Figure::default()
     }
 }
@@ -263,7 +266,7 @@ pub fn postgres_rotations(
     let ending = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let url = servers.urls().0;
-    let (latencies, seconds, used) = runtime.block_on(async {
+    let (latencies, seconds, used, others) = runtime.block_on(async {
         let mut clients = Vec::new();
         for rows in rows.chunks(rows.len().div_ceil(DATABASE_CLIENTS).max(1)) {
             let (client, connection) =
@@ -280,13 +283,14 @@ pub fn postgres_rotations(
         // The clients' own processes on the server have come up by now.
         let watched = Watched::with_databases(std::process::id());
         let read = || (Usage::of([watched.server]), Usage::of(watched.database.iter().copied()));
-        let (before, began) = (read(), Instant::now());
+        let (before, machine, began) = (read(), Machine::now(), Instant::now());
         while began.elapsed() < length {
             second.tick().await;
             tick();
         }
         let after = read();
         let used = (after.0.since(&before.0), after.1.since(&before.1));
+        let others = Machine::now().others_since(machine, used.0 + used.1);
         let window = (began, Instant::now());
         ending.store(true, Relaxed);
         let mut latencies = histogram();
@@ -298,7 +302,7 @@ pub fn postgres_rotations(
                 }
             }
         }
-        Ok::<_, io::Error>((latencies, window.1.duration_since(window.0).as_secs_f64(), used))
+        Ok::<_, io::Error>((latencies, window.1.duration_since(window.0).as_secs_f64(), used, others))
     })?;
     let good = latencies.len().max(1);
     Ok(Figure {
@@ -317,6 +321,7 @@ pub fn postgres_rotations(
             database: used.1.as_secs_f64() * 1000.0 / real(good),
             server: 0.0,
         },
+        others,
         ..Figure::default()
     })
 }
@@ -388,7 +393,8 @@ pub fn sqlite_rotations(file: &Path, length: Duration, tick: &mut dyn FnMut()) -
         .map_err(io::Error::other)?;
     let mut rows: Vec<(DbId, i64)> = ids.into_iter().map(|id| (id, -1)).collect();
     let own = [std::process::id()];
-    let (before, began, mut ticked) = (Usage::of(own), Instant::now(), Instant::now());
+    let (before, machine) = (Usage::of(own), Machine::now());
+    let (began, mut ticked) = (Instant::now(), Instant::now());
     let mut latencies = histogram();
     'all: loop {
         for (id, generation) in &mut rows {
@@ -419,6 +425,7 @@ pub fn sqlite_rotations(file: &Path, length: Duration, tick: &mut dyn FnMut()) -
     }
     let (seconds, good) = (began.elapsed().as_secs_f64(), latencies.len().max(1));
     let used = Usage::of(own).since(&before);
+    let others = Machine::now().others_since(machine, used);
     for (id, _) in rows {
         diesel::delete(sessions::table.filter(sessions::id.eq(id)))
             .execute(&mut connection)
@@ -432,6 +439,7 @@ pub fn sqlite_rotations(file: &Path, length: Duration, tick: &mut dyn FnMut()) -
         per_second: real(good) / seconds,
         latency: Latency::of(&latencies),
         cpu: Cpu { database: used.as_secs_f64() * 1000.0 / real(good), ..Cpu::default() },
+        others,
         ..Figure::default()
     })
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use serde::Serialize;
 
 use super::{
-    cpu::{self, Usage},
+    cpu::{self, Machine, Usage},
     driver::{self, Kind, Load, Mark, Pace, Plan, Tally},
 };
 
@@ -38,6 +38,8 @@ pub struct Figure {
     pub cpu: Cpu,
     pub memory: Memory,
     pub threads: u64,
+    /// The share of the machine that others had meanwhile.
+    pub others: f64,
 }
 
 /// In milliseconds.
@@ -129,11 +131,12 @@ pub fn measure(plan: &Plan, load: &mut dyn Load, watched: &Watched, tick: &mut d
     if let Pace::Open { per_second } = plan.pace {
         figure.arrivals = Some(per_second);
     }
-    let (mut before, mut used) = (None, [Duration::ZERO; 3]);
+    let (mut before, mut machine, mut used) = (None, Machine::default(), [Duration::ZERO; 3]);
     let tally = driver::drive(plan, load, &mut |mark| match mark {
         Mark::Began => {
             cpu::forget_peak(watched.server);
             before = Some(watched.read());
+            machine = Machine::now();
         }
         Mark::Ended => {
             let after = watched.read();
@@ -142,6 +145,7 @@ pub fn measure(plan: &Plan, load: &mut dyn Load, watched: &Watched, tick: &mut d
                     *used = after.since(before);
                 }
             }
+            figure.others = Machine::now().others_since(machine, used.iter().sum());
             let size = cpu::size(watched.server);
             figure.memory = Memory { resident: real(size.resident) / 1024.0, peak: real(size.peak) / 1024.0 };
             figure.threads = size.threads;

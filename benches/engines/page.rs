@@ -135,7 +135,7 @@ fn table(page: &mut String, grid: &Grid<'_>, backend: &str) {
         "<details open><summary>All figures</summary><div class=\"scroll\"><table><tr><th>scenario</th><th></th><th>connections</th>\
          <th>answers/s</th><th>p50 ms</th><th>p95</th><th>p99</th><th>errors</th><th>refused</th><th>reconnects</th>\
          <th title=\"processor time for each answer\">CPU server ms</th><th>database</th><th>driver</th><th>peak MiB</th><th>threads</th>\
-         <th>v2/v1</th></tr>",
+         <th title=\"share of the machine that others had meanwhile\">others</th><th>v2/v1</th></tr>",
     );
     let mut last = String::new();
     for (row, cell) in grid.rows().filter(|(row, _)| row.backend == backend) {
@@ -176,12 +176,13 @@ fn table(page: &mut String, grid: &Grid<'_>, backend: &str) {
 fn cost(cell: &Cell) -> String {
     let shown = |value: f64| if value > 0.0 { short(value) } else { "–".to_owned() };
     format!(
-        "<td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
+        "<td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0} %</td>",
         shown(cell.cpu.server),
         shown(cell.cpu.database),
         shown(cell.cpu.driver),
         shown(cell.memory.peak),
-        if cell.threads > 0 { cell.threads.to_string() } else { "–".to_owned() }
+        if cell.threads > 0 { cell.threads.to_string() } else { "–".to_owned() },
+        cell.others * 100.0
     )
 }
 
@@ -191,13 +192,13 @@ fn crowds(page: &mut String, report: &Report) {
             "<h2>Beside slow and silent clients</h2><p class=\"faint\">Token verification by 16 connections, without the others \
              and with them.</p><div class=\"scroll\"><table><tr><th>engine</th><th>clients</th><th></th><th>verify/s alone</th>\
              <th>with them</th><th>p99 ms</th><th>errors</th><th>answered</th><th>waiting</th><th>closed</th><th>failed</th><th>MiB before</th>\
-             <th>with them</th><th>threads</th></tr>",
+             <th>with them</th><th>before any hash</th><th>threads</th></tr>",
         );
         for beside in &report.beside {
             let _ = write!(
                 page,
                 "<tr><td><span class=\"key {0}\"></span>{0}</td><td>{1}</td><td>{2}</td><td>{3}</td><td>{4}</td><td>{5}</td><td>{6}</td>\
-                 <td>{7}</td><td>{8}</td><td>{9}</td><td>{10}</td><td>{11:.1}</td><td>{12:.1}</td><td>{13}</td></tr>",
+                 <td>{7}</td><td>{8}</td><td>{9}</td><td>{10}</td><td>{11:.1}</td><td>{12:.1}</td><td>{13}</td><td>{14}</td></tr>",
                 beside.engine,
                 beside.what,
                 beside.clients,
@@ -211,6 +212,7 @@ fn crowds(page: &mut String, report: &Report) {
                 beside.failed,
                 beside.memory_before,
                 beside.memory,
+                beside.memory_at_rest.map_or_else(|| "–".to_owned(), |memory| format!("{memory:.1}")),
                 beside.threads
             );
         }

@@ -106,6 +106,7 @@ pub struct Cell {
     pub errors: u64,
     pub refused: u64,
     pub reconnects: u64,
+    pub others: f64,
     /// Throughput by round.
     pub rounds: BTreeMap<usize, f64>,
 }
@@ -173,6 +174,7 @@ impl Cell {
             errors: figures.iter().map(|figure| figure.failed()).sum(),
             refused: figures.iter().map(|figure| figure.refused).sum(),
             reconnects: figures.iter().map(|figure| figure.reconnects).sum(),
+            others: middle(|figure| figure.others),
             rounds: figures.iter().map(|figure| (figure.round, figure.per_second)).collect(),
         }
     }
@@ -313,7 +315,7 @@ fn whole(rate: f64) -> u64 {
 pub fn table(figures: &[Figure]) -> String {
     let grid = Grid::of(figures);
     let mut lines = format!(
-        "{:<9} {:<9} {:>5} {:>7} {:<20} {:>9} {:>8} {:>8} {:>8} {:>6} {:>7} {:>6} {:>22} {:>8} {:>4}  {}\n",
+        "{:<9} {:<9} {:>5} {:>7} {:<20} {:>9} {:>8} {:>8} {:>8} {:>6} {:>7} {:>6} {:>22} {:>8} {:>4} {:>6}  {}\n",
         "backend",
         "scenario",
         "conns",
@@ -329,6 +331,7 @@ pub fn table(figures: &[Figure]) -> String {
         "CPU ms server/db/drive",
         "peak MiB",
         "thr",
+        "others",
         "share of limit; v2/v1"
     );
     let mut last = None;
@@ -350,7 +353,7 @@ pub fn table(figures: &[Figure]) -> String {
             remarks.extend(ratio.map(|ratio| format!("v2/v1 {}", multiple(ratio))));
         }
         lines.push_str(&format!(
-            "{:<9} {:<9} {:>5} {:>7} {:<20} {:>9} {:>8} {:>8} {:>8} {:>6} {:>7} {:>6} {cpu:>22} {:>8} {:>4}  {}\n",
+            "{:<9} {:<9} {:>5} {:>7} {:<20} {:>9} {:>8} {:>8} {:>8} {:>6} {:>7} {:>6} {cpu:>22} {:>8} {:>4} {:>4.0} %  {}\n",
             row.backend,
             row.scenario,
             cell.connections,
@@ -365,6 +368,7 @@ pub fn table(figures: &[Figure]) -> String {
             cell.reconnects,
             short(cell.memory.peak),
             cell.threads,
+            cell.others * 100.0,
             remarks.join("; "),
         ));
     }
@@ -396,10 +400,16 @@ pub fn multiple(ratio: Spread) -> String {
 /// What was found beside the table, and which targets are met.
 pub fn summary(report: &Report) -> String {
     let mut lines = String::new();
+    let others = median(report.figures.iter().map(|figure| figure.others)) * 100.0;
+    if others >= 5.0 {
+        lines.push_str(&format!(
+            "The machine was shared: others had {others:.0} % of it while most of this was measured.\n"
+        ));
+    }
     for beside in &report.beside {
         lines.push_str(&format!(
             "{} {} {} clients: verify {}/s alone, {}/s with them (p99 {} ms, {} errors); {} answered, {} waiting, {} closed, {} failed; \
-             {:.1} MiB before, {:.1} MiB with them, {} threads\n",
+             {:.1} MiB before, {:.1} MiB with them{}, {} threads\n",
             beside.engine,
             beside.clients,
             beside.what,
@@ -413,6 +423,7 @@ pub fn summary(report: &Report) -> String {
             beside.failed,
             beside.memory_before,
             beside.memory,
+            beside.memory_at_rest.map(|memory| format!(" ({memory:.1} MiB before any hash)")).unwrap_or_default(),
             beside.threads
         ));
     }

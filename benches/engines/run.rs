@@ -220,13 +220,20 @@ impl Run<'_> {
                 self.bar.tick();
             };
             let gateway = Gateway::start(&started, None)?;
+            let mut at_rest = Vec::new();
+            for clients in silent {
+                say("silent connections, at rest");
+                at_rest.push((clients, extras::memory_with_idle(&gateway, *engine, clients)?));
+            }
             let mut world = World::seed(&gateway, 16)?;
             say("clients that drip");
             self.report.beside.push(extras::slow(&gateway, &mut world, *engine, dripping, length)?);
             self.bar.inc(1);
-            for clients in silent {
+            for (clients, memory) in at_rest {
                 say("silent connections");
-                self.report.beside.push(extras::idle(&gateway, &mut world, *engine, clients, length)?);
+                let mut beside = extras::idle(&gateway, &mut world, *engine, clients, length)?;
+                beside.memory_at_rest = Some(memory);
+                self.report.beside.push(beside);
                 self.bar.inc(1);
             }
             say("a storm of sign-ins");

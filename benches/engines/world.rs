@@ -150,7 +150,7 @@ impl Load for SigningIn<'_> {
         if let Some(slot) = self.connections.get_mut(connection) {
             *slot = session;
         }
-        login(out, self.host, Engine::V2, &self.world.any_email());
+        login(out, self.host, Engine::V2, &self.world.any_email(), "");
         Kind::Login
     }
 
@@ -187,11 +187,25 @@ pub struct Traffic<'a> {
     host: SocketAddr,
     /// The session that each connection has just used, and how often it has asked.
     turns: Vec<(usize, usize)>,
+    /// Whether each sign-in comes over a connection of its own.
+    is_from_strangers: bool,
 }
 
 impl<'a> Traffic<'a> {
     pub fn new(world: &'a mut World, engine: Engine, scenario: Scenario, plan: &Plan) -> Self {
-        Self { world, engine, scenario, host: plan.address, turns: vec![(0, 0); plan.connections] }
+        Self {
+            world,
+            engine,
+            scenario,
+            host: plan.address,
+            turns: vec![(0, 0); plan.connections],
+            is_from_strangers: false,
+        }
+    }
+
+    /// Sign-ins of people who have no connection yet.
+    pub fn of_strangers(world: &'a mut World, engine: Engine, plan: &Plan) -> Self {
+        Self { is_from_strangers: true, ..Self::new(world, engine, Scenario::Login, plan) }
     }
 
     /// The next of a connection's own sessions.
@@ -231,27 +245,33 @@ impl Load for Traffic<'_> {
         let session = self.world.sessions.get(index);
         match (kind, session) {
             (Kind::Refresh, Some(session)) => {
-                post(out, host, version, "token/refresh", &[("refresh", &session.refresh)])
+                post(out, host, version, "token/refresh", &[("refresh", &session.refresh)], "")
             }
-            (Kind::Verify, Some(session)) => post(out, host, version, "token/verify", &[("token", &session.access)]),
+            (Kind::Verify, Some(session)) => {
+                post(out, host, version, "token/verify", &[("token", &session.access)], "")
+            }
             (Kind::Me, Some(session)) => me(out, host, version, &session.access),
             (Kind::Register, _) => {
                 self.world.registered += 1;
                 let email = format!("new-{}@example.com", self.world.registered);
-                post(out, host, version, "register", &[("email", &email), ("password", PASSWORD)]);
+                post(out, host, version, "register", &[("email", &email), ("password", PASSWORD)], "");
             }
-            _ => login(out, host, self.engine, &self.world.any_email()),
+            _ => {
+                let more = if self.is_from_strangers { "Connection: close\r\n" } else { "" };
+                login(out, host, self.engine, &self.world.any_email(), more);
+            }
         }
         kind
     }
 
     fn answer(&mut self, connection: usize, kind: Kind, status: u16, body: &[u8]) -> Verdict {
         let verdict = judge(status, if kind == Kind::Register { 201 } else { 200 });
+        let index = self.turns.get(connection).map_or(0, |(session, _)| *session);
+        let Some(session) = self.world.sessions.get_mut(index) else { return verdict };
+        session.is_lost |= matches!(verdict, Verdict::Wrong(_));
         if kind != Kind::Refresh {
             return verdict;
         }
-        let index = self.turns.get(connection).map_or(0, |(session, _)| *session);
-        let Some(session) = self.world.sessions.get_mut(index) else { return verdict };
         match (&verdict, text(body, "access"), text(body, "refresh")) {
             (Verdict::Good, Some(access), Some(refresh)) => {
                 let is_new = refresh != session.refresh;
@@ -262,11 +282,7 @@ impl Load for Traffic<'_> {
                 if is_new { verdict } else { Verdict::Wrong("the refresh token did not change".to_owned()) }
             }
             (Verdict::Good, ..) => Verdict::Wrong("no tokens".to_owned()),
-            (Verdict::Refused, ..) => verdict,
-            (Verdict::Wrong(_), ..) => {
-                session.is_lost = true;
-                verdict
-            }
+            (Verdict::Refused | Verdict::Wrong(_), ..) => verdict,
         }
     }
 
@@ -301,8 +317,8 @@ impl Load for Same {
     }
 }
 
-fn login(out: &mut Vec<u8>, host: SocketAddr, engine: Engine, email: &str) {
-    post(out, host, engine.name(), "login", &[("email_or_phone", email), ("password", PASSWORD)]);
+fn login(out: &mut Vec<u8>, host: SocketAddr, engine: Engine, email: &str, more: &str) {
+    post(out, host, engine.name(), "login", &[("email_or_phone", email), ("password", PASSWORD)], more);
 }
 
 fn me(out: &mut Vec<u8>, host: SocketAddr, version: &str, access: &str) {
@@ -316,14 +332,14 @@ fn me(out: &mut Vec<u8>, host: SocketAddr, version: &str, access: &str) {
 }
 
 /// The values need no escapes.
-fn post(out: &mut Vec<u8>, host: SocketAddr, version: &str, route: &str, fields: &[(&str, &str)]) {
+fn post(out: &mut Vec<u8>, host: SocketAddr, version: &str, route: &str, fields: &[(&str, &str)], more: &str) {
     let length: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 6).sum::<usize>() + 1;
     // Writing to a vector does not fail.
     let _ = io::Write::write_fmt(
         out,
         format_args!(
-            "POST /api/{version}/auth/{route}/ HTTP/1.1\r\nHost: {host}\r\n{HEADERS}Content-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n"
+            "POST /api/{version}/auth/{route}/ HTTP/1.1\r\nHost: {host}\r\n{HEADERS}{more}\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         ),
     );
     for (index, (name, value)) in fields.iter().enumerate() {
