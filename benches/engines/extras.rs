@@ -119,7 +119,7 @@ pub fn slow(
     let address = gateway.address(engine);
     let request = world.me(engine, address);
     beside(gateway, world, engine, "slow", clients, length, &alone, before.resident, move |ending| {
-        drip(address, &request, clients, ending)
+        drip(address, &request, clients, &ending)
     })
 }
 
@@ -271,7 +271,7 @@ fn connect(address: SocketAddr) -> io::Result<Dripping> {
 }
 
 /// Sends and reads a few bytes of each connection in turn until it is told to end.
-fn drip(address: SocketAddr, request: &[u8], clients: usize, ending: Arc<AtomicBool>) -> io::Result<Fate> {
+fn drip(address: SocketAddr, request: &[u8], clients: usize, ending: &AtomicBool) -> io::Result<Fate> {
     let mut fate = Fate::default();
     let mut connections: Vec<Option<Dripping>> = (0..clients).map(|_| None).collect();
     while !ending.load(Relaxed) {
@@ -294,9 +294,9 @@ fn drip(address: SocketAddr, request: &[u8], clients: usize, ending: Arc<AtomicB
                 }
                 Err(error) => {
                     if error.kind() == ErrorKind::UnexpectedEof {
-                        fate.closed += 1
+                        fate.closed += 1;
                     } else {
-                        fate.failed += 1
+                        fate.failed += 1;
                     }
                     *slot = None;
                 }

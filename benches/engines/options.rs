@@ -42,6 +42,10 @@ pub struct Options {
     /// What passes before each measurement and does not count
     #[arg(long, value_name = "SECONDS")]
     warmup: Option<f64>,
+    /// Repeats a measurement up to so often while others have more than a tenth of the machine, and keeps the one that
+    /// was disturbed least
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub patience: usize,
     /// Less of everything
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
@@ -153,9 +157,15 @@ impl Options {
         let default = match (self.quick, self.full) {
             (true, _) => 1.5,
             (_, true) => 5.0,
-            _ => 2.5,
+            _ => 1.8,
         };
         seconds(self.seconds.unwrap_or(default))
+    }
+
+    /// The numbers of connections without limits are there for the course of a line: half as long will do.
+    pub fn length_at(&self, connections: usize) -> Duration {
+        let is_first = self.connections().first() == Some(&connections);
+        if is_first || self.full || self.seconds.is_some() { self.length() } else { self.length() / 2 }
     }
 
     /// Whether a scenario is measured at a fixed rate of arrivals too.
@@ -165,16 +175,16 @@ impl Options {
     }
 
     /// Silent connections, clients that drip, and seconds of storm.
-    pub fn extras(&self) -> ([usize; 2], usize, Duration) {
+    pub fn extras(&self) -> (&'static [usize], usize, Duration) {
         match (self.quick, self.full) {
-            (true, _) => ([1000, 10_000], 100, seconds(4.0)),
-            (_, true) => ([1000, 10_000], 200, seconds(60.0)),
-            _ => ([1000, 10_000], 200, seconds(8.0)),
+            (true, _) => (&[10_000], 100, seconds(4.0)),
+            (_, true) => (&[1000, 10_000], 200, seconds(60.0)),
+            _ => (&[10_000], 200, seconds(6.0)),
         }
     }
 
     pub fn warm_up(&self) -> Duration {
-        seconds(self.warmup.unwrap_or(0.5))
+        seconds(self.warmup.unwrap_or(0.4))
     }
 }
 

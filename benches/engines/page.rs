@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     plot::{COLOURS, Plot, escape},
-    report::{Cell, Grid, Report, Spread, multiple, percent, short},
+    report::{Cell, Drawn, Grid, Report, Spread, multiple, percent, short},
     targets::Target,
 };
 
@@ -25,8 +25,8 @@ padding:11px 0;border-bottom:1px solid var(--rule)}.target .mark{font-weight:700
 .bars{display:grid;grid-template-columns:max-content 1fr;gap:5px 14px;align-items:center;font-size:13.5px}\
 .bar{position:relative;height:19px;background:var(--card);border-radius:4px}.bar span{position:absolute;inset:0 auto 0 0;\
 border-radius:4px}.bar .v1{background:var(--v1)}.bar .v2{background:var(--v2)}.bar b{position:absolute;left:8px;top:0;line-height:19px;\
-font-size:12px;font-weight:600;color:#fff;text-shadow:0 0 3px #0007;white-space:nowrap}\
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:22px 26px}.plot{width:100%;height:auto;display:block}\
+font-size:12px;font-weight:600;color:#fff;text-shadow:0 0 3px #0007;white-space:nowrap}.bar b.beside{color:var(--ink);text-shadow:none}\
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:26px 34px}.plot{width:100%;height:auto;display:block}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;width:100%}\
 th{font-weight:500;color:var(--faint);text-align:right;padding:5px 9px;border-bottom:1px solid var(--rule);white-space:nowrap}\
 td{text-align:right;padding:4px 9px;white-space:nowrap}td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}\
@@ -36,7 +36,7 @@ summary{cursor:pointer;color:var(--faint);margin:18px 0 8px}.key{display:inline-
 @media(max-width:700px){.target{grid-template-columns:22px 1fr}.found{grid-column:2}}";
 
 /// Makes the page.
-pub fn page(report: &Report, plots: &[(String, String, Plot)]) -> String {
+pub fn page(report: &Report, plots: &[Drawn]) -> String {
     let grid = Grid::of(&report.figures);
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
@@ -55,10 +55,10 @@ pub fn page(report: &Report, plots: &[(String, String, Plot)]) -> String {
         let name = if backend == "embedded" { "SQLite and the embedded store" } else { "PostgreSQL and Redis" };
         let _ = write!(page, "<h2>{name}</h2>");
         shares(&mut page, &grid, backend);
-        let own: Vec<_> = plots.iter().filter(|(of, ..)| of == backend).collect();
+        let own: Vec<_> = plots.iter().filter(|drawn| drawn.backend == backend).collect();
         if !own.is_empty() {
             page.push_str("<h3>By number of connections</h3><div class=\"plots\">");
-            own.iter().for_each(|(.., plot)| page.push_str(&plot.inline()));
+            own.iter().for_each(|drawn| page.push_str(&drawn.plot.inline()));
             page.push_str("</div>");
         }
         table(&mut page, &grid, backend);
@@ -115,10 +115,16 @@ fn shares(page: &mut String, grid: &Grid<'_>, backend: &str) {
     page.push_str("<h3>Share of the limit</h3><div class=\"bars\">");
     for share in shares {
         let width = (share.share.median * 100.0).clamp(0.0, 100.0);
+        // What does not fit into a bar stands beside it.
+        let beside = if width < 45.0 {
+            format!(" class=\"beside\" style=\"left:calc({width:.1}% + 8px)\"")
+        } else {
+            String::new()
+        };
         let _ = write!(
             page,
-            "<span>{} <span class=\"faint\">{} of “{}”</span></span><div class=\"bar\"><span class=\"{}\" style=\"width:{width:.1}%\"></span>\
-             <b>{} · {}/s</b></div>",
+            "<span>{} <span class=\"faint\">{} of “{}”</span></span><div class=\"bar\">\
+             <span class=\"{}\" style=\"width:{width:.1}%\"></span><b{beside}>{} · {}/s</b></div>",
             share.scenario,
             share.subject,
             escape(share.limit),

@@ -38,18 +38,17 @@ impl Report {
     pub fn write(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir_all(directory)?;
         let plots = self.plots();
-        for (backend, scenario, plot) in &plots {
-            let what = if plot.is_logarithmic { "latency" } else { "throughput" };
-            fs::write(directory.join(format!("{backend}-{scenario}-{what}.svg")), plot.alone())?;
+        for drawn in &plots {
+            fs::write(directory.join(format!("{}.svg", drawn.name)), drawn.plot.alone())?;
         }
         fs::write(directory.join("report.json"), serde_json::to_vec_pretty(self)?)?;
         fs::write(directory.join("report.html"), page::page(self, &plots))
     }
 
     /// Throughput and latency against connections, of each scenario that was measured at more than one number of them.
-    fn plots(&self) -> Vec<(String, String, Plot)> {
+    fn plots(&self) -> Vec<Drawn> {
         let grid = Grid::of(&self.figures);
-        let mut series: BTreeMap<(usize, &str, &str), BTreeMap<&str, Vec<(f64, &Cell)>>> = BTreeMap::new();
+        let mut series: BTreeMap<_, BySubject<'_>> = BTreeMap::new();
         for (row, cell) in grid.rows().filter(|(row, _)| row.arrivals == 0) {
             let across = real(u64::try_from(row.beside).unwrap_or_default());
             let subjects = series.entry((row.place, row.backend, row.scenario)).or_default();
@@ -72,27 +71,39 @@ impl Report {
                 latency.push(Line { name: format!("{subject} p50"), class, is_dashed: false, points: middle });
                 latency.push(Line { name: format!("{subject} p99"), class, is_dashed: true, points: high });
             }
-            for subject in subjects.keys().filter(|subject| !matches!(**subject, "v1" | "v2")) {
+            for subject in subjects.keys().filter(|subject| is_limit(subject)) {
                 let limit = limit_of(scenario, "v2") == Some(*subject);
                 if let (true, Some((across, cell))) = (limit, subjects.get(subject).and_then(|cells| cells.first())) {
                     let points = vec![(*across, cell.per_second, cell.extent())];
                     throughput.push(Line { name: (*subject).to_owned(), class: "limit", is_dashed: true, points });
                 }
             }
-            let across = "connections";
+            // Beside a limit that is far above them, the engines would lie on the axis.
+            let top = |of_limits: bool| {
+                let lines = throughput.iter().filter(|line| (line.class == "limit") == of_limits);
+                lines.flat_map(|line| &line.points).map(|point| point.1).fold(0.0, f64::max)
+            };
+            let is_far = top(true) > 4.0 * top(false);
             for (what, up, is_logarithmic, lines) in
-                [("throughput", "answers/s", false, throughput), ("latency", "ms", true, latency)]
+                [("throughput", "answers/s", is_far, throughput), ("latency", "ms", true, latency)]
             {
                 let title = format!("{scenario}: {what}");
-                plots.push((
-                    backend.to_owned(),
-                    scenario.to_owned(),
-                    Plot { title, across, up, is_logarithmic, lines },
-                ));
+                let plot = Plot { title, across: "connections", up, is_logarithmic, lines };
+                plots.push(Drawn { backend: backend.to_owned(), name: format!("{backend}-{scenario}-{what}"), plot });
             }
         }
         plots
     }
+}
+
+/// By subject, its cells by connections.
+type BySubject<'a> = BTreeMap<&'a str, Vec<(f64, &'a Cell)>>;
+
+/// A plot, and where it belongs.
+pub struct Drawn {
+    pub backend: String,
+    pub name: String,
+    pub plot: Plot,
 }
 
 /// The rounds of one subject put together: medians, since a machine has bad moments.
@@ -135,7 +146,7 @@ impl Spread {
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    let (middle, is_even) = (values.len() / 2, values.len() % 2 == 0);
+    let (middle, is_even) = (values.len() / 2, values.len().is_multiple_of(2));
     let at = |index: usize| values.get(index).copied().unwrap_or_default();
     match is_even && !values.is_empty() {
         true => f64::midpoint(at(middle - 1), at(middle)),
@@ -186,7 +197,7 @@ pub fn short(value: f64) -> String {
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,
         v if v >= 1.0 => 2,
-        v if v == 0.0 => 0,
+        0.0 => 0,
         _ => 3,
     };
     format!("{value:.digits$}")
@@ -201,12 +212,14 @@ pub struct Row<'a> {
     pub beside: usize,
     /// Arrivals in a second of an open loop; 0 for a closed one.
     arrivals: u64,
+    /// Limits stand below the engines.
+    is_limit: bool,
     pub subject: &'a str,
 }
 
 impl<'a> Row<'a> {
     pub fn with(self, subject: &'a str) -> Self {
-        Self { subject, ..self }
+        Self { subject, is_limit: is_limit(subject), ..self }
     }
 
     pub fn pace(&self) -> String {
@@ -214,8 +227,12 @@ impl<'a> Row<'a> {
     }
 
     pub fn is_engine(&self) -> bool {
-        matches!(self.subject, "v1" | "v2")
+        !self.is_limit
     }
+}
+
+fn is_limit(subject: &str) -> bool {
+    !matches!(subject, "v1" | "v2")
 }
 
 /// An engine's throughput as a share of its limit.
@@ -247,6 +264,7 @@ impl<'a> Grid<'a> {
                 scenario,
                 beside: figure.beside,
                 arrivals: figure.arrivals.map_or(0, whole),
+                is_limit: is_limit(&figure.subject),
                 subject: &figure.subject,
             };
             rows.entry(row).or_default().push(figure);

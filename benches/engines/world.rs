@@ -1,10 +1,11 @@
 //! The users and sessions of a gateway, and the requests that they make.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, thread, time::Duration};
 
 use super::{
     driver::{self, Kind, Load, Mark, Pace, Plan, Verdict},
     gateway::Gateway,
+    limits::slots,
 };
 
 pub const PASSWORD: &str = "violet-anchor-72-meadow";
@@ -72,9 +73,16 @@ impl World {
     /// Makes users, and signs them in so often that each connection has a session of its own.
     pub fn seed(gateway: &Gateway, sessions: usize) -> io::Result<Self> {
         let emails: Vec<String> = (0..USERS).map(|number| format!("load-{number}@example.com")).collect();
-        for email in &emails {
-            gateway.create_user(email, PASSWORD)?;
-        }
+        // Each is a process that hashes once: as many at a time as there are processors.
+        thread::scope(|scope| {
+            let parts = emails.chunks(USERS.div_ceil(slots()));
+            let create = |part: &[String]| part.iter().try_for_each(|email| gateway.create_user(email, PASSWORD));
+            let workers: Vec<_> = parts.map(|part| scope.spawn(move || create(part))).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join())
+                .try_for_each(|ended| ended.unwrap_or_else(|_panic| Err(io::Error::other("a thread has panicked"))))
+        })?;
         let mut world = Self { emails, sessions: Vec::new(), registered: 0, dice: 0x9E37_79B9_7F4A_7C15 };
         world.sessions.extend((0..sessions).map(|_| Session {
             access: String::new(),
@@ -245,10 +253,10 @@ impl Load for Traffic<'_> {
         let session = self.world.sessions.get(index);
         match (kind, session) {
             (Kind::Refresh, Some(session)) => {
-                post(out, host, version, "token/refresh", &[("refresh", &session.refresh)], "")
+                post(out, host, version, "token/refresh", &[("refresh", &session.refresh)], "");
             }
             (Kind::Verify, Some(session)) => {
-                post(out, host, version, "token/verify", &[("token", &session.access)], "")
+                post(out, host, version, "token/verify", &[("token", &session.access)], "");
             }
             (Kind::Me, Some(session)) => me(out, host, version, &session.access),
             (Kind::Register, _) => {
