@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     plot::{COLOURS, Plot, escape},
-    report::{Cell, Drawn, Grid, Report, Spread, multiple, percent, short},
+    report::{Cell, Drawn, Grid, Report, SHARED, Spread, multiple, percent, short},
     targets::Target,
 };
 
@@ -15,7 +15,8 @@ h2{font-size:21px;margin:52px 0 14px;letter-spacing:-.01em}h3{font-size:15px;mar
 .faint{color:var(--faint)}.lead{color:var(--faint);max-width:46em;margin-bottom:22px}\
 dl.conditions{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:10px 26px;margin:0;padding:16px 20px;\
 background:var(--card);border-radius:10px;font-size:13px}dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}\
-.tally{display:flex;gap:28px;margin:8px 0 18px;font-size:14px}.tally b{font-size:26px;display:block;line-height:1.1;font-weight:650}\
+.warning{margin:18px 0 0;padding:11px 20px;border-left:3px solid var(--bad);background:var(--card);border-radius:0 10px 10px 0;\
+font-size:14px}.tally{display:flex;gap:28px;margin:8px 0 18px;font-size:14px}.tally b{font-size:26px;display:block;line-height:1.1;font-weight:650}\
 .tally .yes b{color:var(--good)}.tally .no b{color:var(--bad)}.tally .open b{color:var(--faint)}\
 .targets{border-top:1px solid var(--rule)}.target{display:grid;grid-template-columns:26px minmax(220px,1fr) 2fr;gap:4px 14px;\
 padding:11px 0;border-bottom:1px solid var(--rule)}.target .mark{font-weight:700}.yes .mark{color:var(--good)}\
@@ -47,6 +48,15 @@ pub fn page(report: &Report, plots: &[Drawn]) -> String {
         Plot::style()
     );
     conditions(&mut page, report);
+    let others = report.others();
+    if others >= SHARED {
+        let _ = write!(
+            page,
+            "<p class=\"warning\">The machine was shared: others had {:.0} % of it while most of this was measured. Ratios of \
+             measurements that followed each other still tell something; the numbers themselves do not.</p>",
+            others * 100.0
+        );
+    }
     targets(&mut page, &report.targets);
     for backend in ["embedded", "postgres"] {
         if !report.figures.iter().any(|figure| figure.backend == backend) {

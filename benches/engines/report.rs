@@ -24,7 +24,15 @@ pub struct Report {
     pub storms: Vec<Storm>,
 }
 
+/// From this share of others on, the report says so.
+pub const SHARED: f64 = 0.05;
+
 impl Report {
+    /// The share of the machine that others had, in the middle of all measurements.
+    pub fn others(&self) -> f64 {
+        median(self.figures.iter().map(|figure| figure.others))
+    }
+
     /// Holds what was found against the targets.
     pub fn judge(&mut self) {
         let grid = Grid::of(&self.figures);
@@ -418,8 +426,9 @@ pub fn multiple(ratio: Spread) -> String {
 /// What was found beside the table, and which targets are met.
 pub fn summary(report: &Report) -> String {
     let mut lines = String::new();
-    let others = median(report.figures.iter().map(|figure| figure.others)) * 100.0;
-    if others >= 5.0 {
+    let others = report.others();
+    if others >= SHARED {
+        let others = others * 100.0;
         lines.push_str(&format!(
             "The machine was shared: others had {others:.0} % of it while most of this was measured.\n"
         ));
