@@ -143,5 +143,14 @@ fn putting_new_tokens_into_the_envelope(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn running_a_ready_service(bencher: Bencher<'_, '_>) {
-    bencher.bench(|| run(async { black_box(std::future::ready(1)).await }));
+    // As many waits as a refresh has; without the black box the compiler would run it ahead.
+    bencher.bench(|| {
+        run(black_box(async {
+            let mut sum = 0_u64;
+            for n in 0..4 {
+                sum += black_box(std::future::ready(n)).await;
+            }
+            sum
+        }))
+    });
 }

@@ -42,10 +42,9 @@ pub struct Options {
     /// What passes before each measurement and does not count
     #[arg(long, value_name = "SECONDS")]
     warmup: Option<f64>,
-    /// Repeats a measurement up to so often while others have more than a tenth of the machine, and keeps the one that
-    /// was disturbed least
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub patience: usize,
+    /// How long each measurement may wait for others to let the machine alone, and be repeated when they did not
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    patience: f64,
     /// Less of everything
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
@@ -181,6 +180,10 @@ impl Options {
             (_, true) => (&[1000, 10_000], 200, seconds(60.0)),
             _ => (&[10_000], 200, seconds(6.0)),
         }
+    }
+
+    pub fn patience(&self) -> Duration {
+        seconds(self.patience)
     }
 
     pub fn warm_up(&self) -> Duration {

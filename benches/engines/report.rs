@@ -24,6 +24,8 @@ pub struct Report {
     pub storms: Vec<Storm>,
 }
 
+/// A measurement is disturbed when others have more of the machine meanwhile.
+pub const DISTURBED: f64 = 0.1;
 /// From this share of others on, the report says so.
 pub const SHARED: f64 = 0.05;
 

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{self, Write as _},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bifrons::services::passwords::HashParams;
@@ -14,7 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    conditions, cpu,
+    conditions,
+    cpu::{self, Machine},
     driver::{Pace, Plan},
     extras,
     gateway::{self, Gateway},
@@ -22,7 +23,7 @@ use super::{
     measure::{self, Figure, Watched, real},
     options::{Backend, Options},
     processes::pause,
-    report::{self, Report},
+    report::{self, DISTURBED, Report},
     servers::Servers,
     world::{Engine, Same, Scenario, Traffic, World},
 };
@@ -30,8 +31,6 @@ use super::{
 /// Argon2id as the gateway has it by default.
 const HASH: HashParams = HashParams { memory_kib: 19_456, iterations: 2, parallelism: 1 };
 
-/// A measurement is disturbed when others have more of the machine meanwhile.
-const DISTURBED: f64 = 0.1;
 /// Of what the slower engine can do, so that neither is overloaded.
 const OPEN_SHARE: f64 = 0.6;
 
@@ -305,20 +304,29 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Measures, and again while others keep the machine busy and there is patience left.
+    /// Measures once others let the machine alone, and again when they did not meanwhile, as long as there is patience.
     fn undisturbed(&self, attempt: &mut dyn FnMut(&mut dyn FnMut()) -> io::Result<Figure>) -> io::Result<Figure> {
         let mut tick = || self.bar.tick();
-        let mut best = attempt(&mut tick)?;
-        for _ in 0..self.options.patience {
-            if best.others <= DISTURBED {
-                break;
+        let deadline = Instant::now() + self.options.patience();
+        let mut best: Option<Figure> = None;
+        loop {
+            while Instant::now() < deadline {
+                let machine = Machine::now();
+                pause(Duration::from_millis(300));
+                if Machine::now().others_since(machine, Duration::ZERO) <= DISTURBED {
+                    break;
+                }
+                tick();
             }
             let next = attempt(&mut tick)?;
+            let best = best.get_or_insert_with(|| next.clone());
             if next.others < best.others {
-                best = next;
+                *best = next;
+            }
+            if best.others <= DISTURBED || Instant::now() >= deadline {
+                return Ok(best.clone());
             }
         }
-        Ok(best)
     }
 
     fn bare(&mut self, bare: Bare, path: &str, name: &str, connections: usize) -> io::Result<Figure> {

@@ -6,7 +6,7 @@ use super::{
     extras::{Beside, Storm},
     limits::slots,
     measure::{Figure, real},
-    report::{Grid, Spread, percent, short},
+    report::{Cell, DISTURBED, Grid, Spread, percent, short},
 };
 
 /// A target and what was found.
@@ -34,9 +34,11 @@ impl Target {
         self.found.push(Found { place, value, is_met });
     }
 
-    fn share(&mut self, place: String, share: Option<Spread>, least: f64) {
-        if let Some(share) = share {
-            self.find(place, percent(share), share.median >= least);
+    /// One throughput beside another.
+    fn share(&mut self, place: String, of: &Cell, to: &Cell, least: f64) {
+        if let Some(share) = Spread::ratio(of, to) {
+            let remark = if of.others.max(to.others) > DISTURBED { ", disturbed" } else { "" };
+            self.find(place, format!("{}{remark}", percent(share)), share.median >= least);
         }
     }
 
@@ -74,7 +76,7 @@ fn hashing(grid: &Grid<'_>) -> Target {
     let mut target = Target::new("Sign-in and sign-up beside the bare hash", "at least 92 % of its rate");
     for scenario in ["login", "register"] {
         for (place, of, limit) in grid.beside(scenario, "hash") {
-            target.share(format!("{scenario} {place}"), Spread::ratio(of, limit), 0.92);
+            target.share(format!("{scenario} {place}"), of, limit, 0.92);
         }
     }
     target
@@ -98,7 +100,7 @@ fn refresh(grid: &Grid<'_>) -> Target {
     );
     for (place, of, limit) in grid.beside("refresh", "one statement") {
         if place.starts_with("postgres") {
-            target.share(place, Spread::ratio(of, limit), 0.60);
+            target.share(place, of, limit, 0.60);
         }
     }
     target
@@ -108,7 +110,7 @@ fn token_check(grid: &Grid<'_>, scenario: &str, name: &'static str, least: f64) 
     let mut target = Target::new(name, format!("v2 at least {:.0} % of its rate", least * 100.0));
     for (place, of, limit) in grid.beside(scenario, "actix, token checked") {
         if place.ends_with("v2") {
-            target.share(place, Spread::ratio(of, limit), least);
+            target.share(place, of, limit, least);
         }
     }
     target
@@ -117,7 +119,7 @@ fn token_check(grid: &Grid<'_>, scenario: &str, name: &'static str, least: f64) 
 fn engines(grid: &Grid<'_>) -> Target {
     let mut target = Target::new("v1 beside v2", "at least 60 % of its rate");
     for (backend, scenario, v1, v2) in grid.pairs() {
-        target.share(format!("{scenario} {backend}"), Spread::ratio(v1, v2), 0.60);
+        target.share(format!("{scenario} {backend}"), v1, v2, 0.60);
     }
     target
 }
