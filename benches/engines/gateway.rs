@@ -36,6 +36,18 @@ pub struct Options<'a> {
 
 impl Gateway {
     pub fn start(options: &Options<'_>, servers: Option<&Servers>) -> io::Result<Self> {
+        // Another program may take a free port before the gateway has it.
+        let is_taken = |error: &io::Error| error.to_string().contains("in use");
+        let mut started = Self::start_once(options, servers);
+        for _ in 0..2 {
+            if started.as_ref().err().is_some_and(is_taken) {
+                started = Self::start_once(options, servers);
+            }
+        }
+        started
+    }
+
+    fn start_once(options: &Options<'_>, servers: Option<&Servers>) -> io::Result<Self> {
         let directory = fresh_directory("gateway");
         let (v1, v2) = (local(free_port()), local(free_port()));
         let mut gateway =
