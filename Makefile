@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help run test timing bench fmt lint footprint
+.PHONY: help run test timing bench bench-services instructions fmt lint footprint
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 run: ## install what is missing, build, and serve with everything embedded (v1 on 8001, v2 on 8002)
 	scripts/bootstrap --run
@@ -24,9 +24,18 @@ timing: ## whether answers can be told apart by time: the abuse list's timing ca
 	scripts/bootstrap
 	cargo test --release --test abuse -- --ignored --nocapture --test-threads=1 timing
 
-bench: ## both engines under load, side by side
-	scripts/bootstrap
-	cargo bench
+bench: ## both engines under load, side by side, with a report; ARGS="--quick", "--full", "--help" …
+	scripts/bootstrap --bench
+	cargo bench --bench engines -- $(ARGS)
+
+bench-services: ## what the services cost by themselves
+	scripts/bootstrap --bench
+	cargo bench --bench services
+
+instructions: ## instructions of a request (callgrind), which no other load changes
+	scripts/bootstrap --bench
+	cargo build --release
+	scripts/instructions
 
 fmt: ## format the source
 	cargo fmt

@@ -112,6 +112,12 @@ impl Task {
                 };
                 let _ = tell.send(outcome);
             }
+            // A database that is away is so for all who wait: they must not find it out one after the other.
+            if let Err(error) = committed {
+                for (_, tell) in self.rotations.lock().waiting.drain(..) {
+                    let _ = tell.send(Err(error.again()));
+                }
+            }
         }
     }
 }
@@ -216,6 +222,30 @@ mod tests {
             }
             assert!(together.rotate(rotation(2), commit(&commits)).await.unwrap().is_some());
             assert_eq!(commits.get(), 1, "who has gone away keeps their token");
+        });
+    }
+
+    #[test]
+    fn whoever_waits_while_a_commit_fails_is_told_so_at_once() {
+        System::new().block_on(async {
+            let (together, commits) = (rotations(), Rc::new(Cell::new(0)));
+            let asking: Vec<_> = (0..200)
+                .map(|nth| {
+                    let (together, commits) = (together.clone(), Rc::clone(&commits));
+                    actix_web::rt::spawn(async move {
+                        let commit = async move |_: &[Rotation]| {
+                            commits.set(commits.get() + 1);
+                            tokio::task::yield_now().await;
+                            Err(Unavailable::database("on purpose"))
+                        };
+                        together.rotate(rotation(nth), commit).await
+                    })
+                })
+                .collect();
+            for one in asking {
+                assert!(one.await.unwrap().is_err());
+            }
+            assert!(commits.get() <= 2, "{}", commits.get());
         });
     }
 

@@ -84,6 +84,8 @@ pub struct KeyRing {
     fetched: Option<(Instant, Duration)>,
     failed: Option<Instant>,
     asked_for_unknown: Option<Instant>,
+    // For whose sake the keys are asked for the first time.
+    first_for: Option<String>,
 }
 
 impl KeyRing {
@@ -114,6 +116,7 @@ impl KeyRing {
         self.failed = Some(now);
         if !self.keys.contains_key(id) {
             self.asked_for_unknown = Some(now);
+            self.first_for = self.fetched.is_none().then(|| id.to_owned());
         }
     }
 
@@ -129,6 +132,10 @@ impl KeyRing {
         }
         let body = answer.body.ok_or_else(|| Unavailable::google(Unusable::TooLong))?;
         self.keys = read(&body)?;
+        if self.first_for.take().is_some_and(|id| self.keys.contains_key(&id)) {
+            // It was unknown because all were.
+            self.asked_for_unknown = None;
+        }
         self.fetched = Some((now, fresh_for(answer.cache_control.as_deref())));
         self.failed = None;
         Ok(())
@@ -247,6 +254,10 @@ mod tests {
         ring.note(answer(&[key("a")], None), start).unwrap();
         assert_eq!((at(&ring, "b", start), at(&ring, "a", start)), ("unknown", "known"));
         assert_eq!(at(&ring, "b", start + 60 * SECOND), "ask");
+        let mut ring = KeyRing::default();
+        ring.begin("a", start);
+        ring.note(answer(&[key("a")], None), start).unwrap();
+        assert_eq!((at(&ring, "a", start), at(&ring, "b", start)), ("known", "ask"));
     }
 
     #[test]

@@ -101,6 +101,12 @@ impl Rotations {
             };
             let _ = tell.send(News::Done(outcome));
         }
+        // A database that is away is so for all who wait: they must not find it out one after the other.
+        if let Err(error) = committed {
+            for waiting in self.lock().waiting.drain(..) {
+                let _ = waiting.tell.send(News::Done(Err(error.again())));
+            }
+        }
     }
 
     // The first of those that wait. Of one session, one rotation can succeed: the others are told to look again.
@@ -217,6 +223,30 @@ mod tests {
             asking.into_iter().filter_map(|one| one.join().unwrap()).count()
         });
         assert_eq!((won, commits.load(Ordering::SeqCst)), (2, 2));
+    }
+
+    #[test]
+    fn whoever_waits_while_a_commit_fails_is_told_so_at_once() {
+        let (together, commits) = (rotations(), AtomicUsize::new(0));
+        let commit = |_: &[Rotation]| {
+            if commits.fetch_add(1, Ordering::SeqCst) == 0 {
+                while together.lock().waiting.len() < 150 {
+                    thread::yield_now();
+                }
+            }
+            Err(Unavailable::database("on purpose"))
+        };
+        thread::scope(|scope| {
+            let ask = |nth| {
+                let (together, commit) = (&together, &commit);
+                scope.spawn(move || together.rotate(rotation(nth), commit))
+            };
+            let asking: Vec<_> = (0..151).map(ask).collect();
+            assert!(asking.into_iter().all(|one| one.join().unwrap().is_err()));
+        });
+        assert_eq!(commits.load(Ordering::SeqCst), 1);
+        let state = together.lock();
+        assert_eq!((state.leaders, state.waiting.len()), (0, 0));
     }
 
     #[test]

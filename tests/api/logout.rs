@@ -1,8 +1,9 @@
 //! Signing out: of this session, of another, of all.
 
-use crate::support::{Account, Backend, Engine, Gateway, Options, Request, Side, for_each_world};
+use crate::support::{Account, Backend, Engine, Gateway, Options, Request, Side, for_each_world, pause};
 use crate::{ORDINARY, Refused, refuse_all};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 fn assert_over(side: &mut Side<'_>, account: &Account) {
     let answer = side.me(&account.access);
@@ -136,9 +137,25 @@ fn a_session_ended_on_one_instance_is_over_on_every_other_within_a_second() {
         let account = side.account("ada");
         let there = |request: &Request| Side::new(&twin, engine).send(request);
         let me = Request::get("/api/{v}/auth/me/").bearer(&account.access);
-        assert_eq!(there(&me).status, 200);
+        let verify = Request::post("/api/{v}/auth/token/verify/", &json!({ "token": account.access }));
+        assert_eq!((there(&me).status, there(&verify).status), (200, 200));
         assert_eq!(side.post_as(&account.access, "auth/logout/", &json!({})).status, 200);
-        assert_eq!(there(&me).code(), "token_not_valid");
+        let ended_at = Instant::now();
+        // Whatever would change something is refused at once.
+        let write = Request::patch("/api/{v}/auth/me/", &json!({ "bio": "x" })).bearer(&account.access);
+        assert_eq!(there(&write).code(), "token_not_valid");
+        for read in [&me, &verify] {
+            loop {
+                let asked_at = Instant::now();
+                let answer = there(read);
+                if answer.status != 200 {
+                    assert_eq!(answer.code(), "token_not_valid");
+                    break;
+                }
+                assert!(asked_at - ended_at < Duration::from_secs(1), "the session goes on elsewhere");
+                pause(Duration::from_millis(20));
+            }
+        }
         let refresh = Request::post("/api/{v}/auth/token/refresh/", &json!({ "refresh": account.refresh }));
         assert_eq!(there(&refresh).code(), "token_not_valid");
     }

@@ -370,7 +370,10 @@ fn weak_and_unlimited() -> Vec<(String, String)> {
         ("BIFRONS_PASSWORDS__ALLOW_WEAK", "true"),
         ("BIFRONS_PASSWORDS__MEMORY_KIB", "1024"),
         ("BIFRONS_PASSWORDS__ITERATIONS", "1"),
-        ("BIFRONS_OUTBOX__POLL", "50ms"),
+        // Many gateways share the machine: nobody is to be turned away because others are at work.
+        ("BIFRONS_PASSWORDS__QUEUE_TIMEOUT", "10s"),
+        // Whoever writes a letter wakes the pump; many gateways that look at their outbox all the time are a load.
+        ("BIFRONS_OUTBOX__POLL", "250ms"),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .to_vec()
