@@ -1108,14 +1108,21 @@ mod stories {
         for nth in 0..9 {
             sessions.push(opened(ports, session(ports, if nth % 2 == 0 { &owner } else { &other })).await);
         }
-        let (at, until) = (later(sessions[0].created_at, 100), later(sessions[0].created_at, 9000));
+        let (at, until) = (later(ports.now(), 100), later(ports.now(), 9000));
         let mut store = ports.store().await.expect("a connection");
-        assert!(store.end_session(sessions[4].id, EndReason::Logout, at).await.expect("an answer"));
+        let ended = sessions.get(4).expect("a session").id;
+        assert!(store.end_session(ended, EndReason::Logout, at).await.expect("an answer"));
         // The fourth was ended, the sixth is in another generation, and the eighth is not this user's.
-        let mut rotations: Vec<_> = sessions.iter().map(|it| rotation(it, 0, at, until)).collect();
-        rotations[6].from = 1;
-        rotations[7].user = owner.id;
-        rotations[8].at = later(at, -5);
+        let asked = |(nth, it): (usize, &Session)| {
+            let good = rotation(it, 0, at, until);
+            match nth {
+                6 => Rotation { from: 1, ..good },
+                7 => Rotation { user: owner.id, ..good },
+                8 => Rotation { at: later(at, -5), ..good },
+                _ => good,
+            }
+        };
+        let rotations: Vec<_> = sessions.iter().enumerate().map(asked).collect();
         let rotated = store.rotate_sessions(&rotations).await.expect("an answer");
         let moved: Vec<_> = rotated.iter().map(Option::is_some).collect();
         assert_eq!(moved, [true, true, true, true, false, true, false, false, true]);

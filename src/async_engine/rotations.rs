@@ -49,15 +49,20 @@ impl Rotations {
         commit: impl AsyncFn(&[Rotation]) -> Result<Vec<Option<Rotated>>, Unavailable> + 'static,
     ) -> Outcome {
         let (tell, told) = channel();
-        let mut state = self.lock();
-        state.waiting.push((rotation, tell));
-        if state.tasks < self.side_by_side {
-            state.tasks += 1;
+        if self.wait(rotation, tell) {
             let mut task = Task { rotations: self.clone(), is_done: false };
             actix_web::rt::spawn(async move { task.commit_all(commit).await });
         }
-        drop(state);
         told.await.map_err(|_gone| Unavailable::database("the commit ended in a panic"))?
+    }
+
+    // Whether a further task is to commit.
+    fn wait(&self, rotation: Rotation, tell: Sender<Outcome>) -> bool {
+        let mut state = self.lock();
+        state.waiting.push((rotation, tell));
+        let is_needed = state.tasks < self.side_by_side;
+        state.tasks += usize::from(is_needed);
+        is_needed
     }
 
     // The first of those that wait. Of one session, one rotation can succeed: the others are told to look again.

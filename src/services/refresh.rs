@@ -143,9 +143,10 @@ async fn next_pair<P: Ports>(
     // Before anything is written. Whether the token is a living one shows later; what a dead one has used up of its
     // user's requests is given back.
     let counted = count(Some(claims.user_id)).await;
-    let give_back = async || match &counted {
-        Ok(()) => take_back(ports, Class::Sustained, caller, claims.user_id).await,
-        Err(_) => (),
+    let give_back = async || {
+        if counted.is_ok() {
+            take_back(ports, Class::Sustained, caller, claims.user_id).await;
+        }
     };
     // The usual case is one statement: the token tells its generation, and the session moves on if it is in that one.
     if let (Ok(()), Some(from)) = (&counted, tokens::generation(&claims, keys))

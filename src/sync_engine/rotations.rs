@@ -218,7 +218,7 @@ mod tests {
             all_rotate(rotations)
         };
         let won = thread::scope(|scope| {
-            let ask = |_| scope.spawn(|| together.rotate(rotation(7), &commit).unwrap());
+            let ask = |_| scope.spawn(|| together.rotate(rotation(7), commit).unwrap());
             let asking: Vec<_> = (0..21).map(ask).collect();
             asking.into_iter().filter_map(|one| one.join().unwrap()).count()
         });

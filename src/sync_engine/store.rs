@@ -264,7 +264,7 @@ impl Sessions for Store {
         rotations.iter().for_each(|rotation| self.changes.note_session(rotation.id));
         let changed = match &mut self.connection {
             Connection::Sqlite(pooled) => {
-                let answer = batch.in_sqlite(&mut ***pooled);
+                let answer = batch.in_sqlite(pooled);
                 pooled.note(answer)
             }
             Connection::Postgres(pooled) => {
