@@ -150,8 +150,8 @@ fn at_rest(rest: &[(String, f64)]) -> Target {
 }
 
 fn under_load(figures: &[Figure]) -> Target {
-    // Each engine has its own slots, and one process runs both.
-    let hashes = 2 * slots();
+    // Both engines share them.
+    let hashes = slots();
     let allowed = 64.0 + 19.0 * real(u64::try_from(hashes).unwrap_or_default());
     let demand = format!("less than 64 MiB and 19 MiB for each of {hashes} hash slots, {allowed:.0} MiB");
     let mut target = Target::new("Memory under load, both engines", demand);

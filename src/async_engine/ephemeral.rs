@@ -251,9 +251,10 @@ impl Ephemeral for EphemeralStore {
                 .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
                 .bind::<Moment, _>(DbMoment(now + ttl))
                 .bind::<Moment, _>(DbMoment(now)))
-                .get_result::<Count>(conn)
+                // To its end, as in `store::rotation`.
+                .load::<Count>(conn)
                 .await
-                .map(|counted| counted.count),
+                .and_then(sql::counted),
             server => commands::increment(key, ttl).invoke_async(server).await)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use diesel::{
-    OptionalExtension as _, QueryResult, RunQueryDsl as _, SqliteConnection,
+    QueryResult, RunQueryDsl as _, SqliteConnection,
     sql_types::{BigInt, Nullable},
 };
 use time::OffsetDateTime;
@@ -86,7 +86,9 @@ impl Batch {
                 .bind::<BigInt, _>(*from)
                 .bind::<Moment, _>(DbMoment(self.used_after))
                 .bind::<Moment, _>(DbMoment(self.opened_after));
-            changed.extend(Prepared(statement).get_result(conn).optional()?);
+            // To its end: asked for one row only, SQLite commits when the statement is put away, and nobody hears of it
+            // when that fails.
+            changed.extend(Prepared(statement).load(conn)?);
         }
         Ok(changed)
     }

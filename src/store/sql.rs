@@ -84,6 +84,14 @@ pub struct Count {
     pub count: i64,
 }
 
+/// The one row of [`INCREMENT`].
+///
+/// # Errors
+/// There is none, which cannot be.
+pub fn counted(rows: Vec<Count>) -> diesel::QueryResult<i64> {
+    rows.into_iter().next().map(|row| row.count).ok_or(diesel::result::Error::NotFound)
+}
+
 /// What every PostgreSQL connection is told: no statement, lock or forgotten transaction may hold
 /// others up for longer.
 pub fn postgres_setup(timeout: std::time::Duration) -> String {

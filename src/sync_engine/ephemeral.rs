@@ -218,8 +218,9 @@ impl Ephemeral for EphemeralStore {
                 .bind::<diesel::sql_types::Binary, _>(b"".as_slice())
                 .bind::<Moment, _>(DbMoment(now + ttl))
                 .bind::<Moment, _>(DbMoment(now)))
-                .get_result::<Count>(conn)
-                .map(|counted| counted.count),
+                // To its end, as in `store::rotation`.
+                .load::<Count>(conn)
+                .and_then(sql::counted),
             server => commands::increment(key, ttl).invoke(server))
     }
 

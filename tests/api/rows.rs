@@ -1,6 +1,7 @@
 //! The rows behind the answers: what was written down, and how to make something older than it is.
 
-use crate::support::{Answer, Backend, Gateway, claims_of};
+use crate::support::{Answer, Backend, Gateway, claims_of, pause};
+use std::time::Duration;
 
 /// A condition on a column that holds an id.
 pub(crate) fn is(gateway: &Gateway, column: &str, id: &str) -> String {
@@ -45,6 +46,8 @@ pub(crate) fn change_user(gateway: &Gateway, user: &str, what: &str) {
 /// Changes the row of a session.
 pub(crate) fn change_session(gateway: &Gateway, session: &str, what: &str) {
     gateway.query(&with_answer(gateway, "sessions", what, session));
+    // What another process changes is seen within the contract's second (§3).
+    pause(Duration::from_secs(1));
 }
 
 fn with_answer(gateway: &Gateway, table: &str, what: &str, id: &str) -> String {
