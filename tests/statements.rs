@@ -447,13 +447,15 @@ impl<P: Engine> World<P> {
     async fn letters(&self, to: &str) -> Vec<Value> {
         while deliver_next(&self.ports, &self.post).await.expect("an answer") {}
         let letters = self.post.0.borrow();
-        letters.iter().filter(|letter| letter["to"].to_string().contains(to)).cloned().collect()
+        let is_to = |letter: &&Value| letter.get("to").is_some_and(|recipient| recipient.to_string().contains(to));
+        letters.iter().filter(is_to).cloned().collect()
     }
 
     /// What the newest letter to this address says under this name.
     async fn told(&self, to: &str, name: &str) -> String {
         let letters = self.letters(to).await;
-        let newest = letters.iter().rev().find_map(|letter| letter["letter"][name].as_str());
+        let said = format!("/letter/{name}");
+        let newest = letters.iter().rev().find_map(|letter| letter.pointer(&said)?.as_str());
         newest.unwrap_or_else(|| panic!("no letter to {to} with a {name}: {letters:?}")).to_owned()
     }
 
@@ -525,9 +527,10 @@ impl<P: Engine> World<P> {
 
     async fn session_of(&self, access: &str) -> SessionId {
         let answer = self.done(&Ask::get("auth/sessions/", access)).await;
-        let sessions = answer.1["data"]["results"].as_array().expect("a list").clone();
-        let own = sessions.iter().find(|session| session["is_current"] == json!(true)).expect("this session");
-        SessionId(own["id"].as_str().expect("an id").parse().expect("an id"))
+        let sessions = answer.1.pointer("/data/results").and_then(Value::as_array).expect("a list");
+        let own = sessions.iter().find(|session| session.get("is_current") == Some(&json!(true)));
+        let id = own.and_then(|session| session.get("id")?.as_str()).expect("this session's id");
+        SessionId(id.parse().expect("an id"))
     }
 
     /// Does it, and tells what it took.
