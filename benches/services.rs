@@ -127,10 +127,10 @@ fn putting_new_tokens_into_the_envelope(bencher: Bencher<'_, '_>) {
         ("content-type", "application/json"),
     ];
     let parts = Parts {
-        method: "POST".to_owned(),
-        target: "/api/v2/auth/token/refresh/".to_owned(),
+        method: "POST",
+        target: "/api/v2/auth/token/refresh/",
         peer: std::net::Ipv4Addr::LOCALHOST.into(),
-        headers,
+        headers: headers.map(|(name, value)| (name, value.as_bytes())),
         body: Ok(Vec::new()),
     };
     let call = Call::new(Version::V2, &edge, parts);

@@ -453,7 +453,7 @@ impl<P: Engine> World<P> {
     /// What the newest letter to this address says under this name.
     async fn told(&self, to: &str, name: &str) -> String {
         let letters = self.letters(to).await;
-        let newest = letters.iter().rev().find_map(|letter| letter["letter"][name].as_str());
+        let newest = letters.iter().rev().find_map(|letter| letter.pointer(&format!("/letter/{name}"))?.as_str());
         newest.unwrap_or_else(|| panic!("no letter to {to} with a {name}: {letters:?}")).to_owned()
     }
 
@@ -525,7 +525,7 @@ impl<P: Engine> World<P> {
 
     async fn session_of(&self, access: &str) -> SessionId {
         let answer = self.done(&Ask::get("auth/sessions/", access)).await;
-        let sessions = answer.1["data"]["results"].as_array().expect("a list").clone();
+        let sessions = answer.1.pointer("/data/results").and_then(Value::as_array).expect("a list").clone();
         let own = sessions.iter().find(|session| session["is_current"] == json!(true)).expect("this session");
         SessionId(own["id"].as_str().expect("an id").parse().expect("an id"))
     }
