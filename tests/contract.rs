@@ -342,6 +342,7 @@ everywhere! { DATABASES:
     ways_in_are_counted_and_listed_in_pages
     a_unit_of_work_is_kept_or_undone_as_a_whole
     a_commit_that_fails_keeps_nothing_and_spoils_no_connection
+    a_count_that_cannot_be_committed_is_not_told
     units_of_work_side_by_side_all_succeed
 }
 
@@ -2004,6 +2005,23 @@ mod stories {
             assert!(one.remaining.abs_diff(other.remaining) <= 1, "{one:?} and {other:?}");
             assert!(one.reset.abs_diff(other.reset) < Duration::from_millis(25), "{one:?} and {other:?}");
         }
+    }
+
+    pub(super) async fn a_count_that_cannot_be_committed_is_not_told<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        world.execute(
+            "CREATE TABLE nobody (id INTEGER PRIMARY KEY);
+             CREATE TABLE refusals (id INTEGER REFERENCES nobody (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TRIGGER refuse_count AFTER INSERT ON ephemeral_entries
+                 BEGIN INSERT INTO refusals VALUES (1); END;",
+            "CREATE FUNCTION refuse_count() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'this commit is refused'; END $$;
+             CREATE CONSTRAINT TRIGGER refuse_count AFTER INSERT ON ephemeral_entries
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse_count();",
+        );
+        assert!(store.increment("count", Duration::from_secs(60)).await.is_err());
+        world.execute("DROP TRIGGER refuse_count", "DROP TRIGGER refuse_count ON ephemeral_entries");
+        assert_eq!(store.increment("count", Duration::from_secs(60)).await.expect("an answer"), 1);
     }
 
     pub(super) async fn a_request_is_taken_back<P: Adapter>(world: &World<P>) {
