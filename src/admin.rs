@@ -23,8 +23,8 @@ use crate::{
         unlock,
     },
     settings::{Secret, Settings},
-    store::migrations,
-    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Rotations, SessionCache},
+    store::{migrations, rotation},
+    sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache, Together},
     system,
 };
 
@@ -154,7 +154,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     Ok(BlockingPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
         sessions: SessionCache::new(Arc::default()),
-        rotations: Rotations::of(settings),
+        rotations: Together::new(rotation::side_by_side(settings)),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),

@@ -20,9 +20,9 @@ use crate::{
     async_engine, parts,
     services::{limits::LocalLimiter, session_cache::Versions},
     settings::{MailUrl, Settings, SmsUrl},
-    store::{self, migrations},
+    store::{self, migrations, rotation},
     sync_engine::{
-        self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, Rotations, SessionCache,
+        self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, SessionCache, Together,
     },
     telemetry,
 };
@@ -62,7 +62,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             let ports = BlockingPorts {
                 ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
-                rotations: Rotations::of(settings),
+                rotations: Together::new(rotation::side_by_side(settings)),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),

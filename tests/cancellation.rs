@@ -3,7 +3,7 @@
 
 mod support;
 
-use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, Rotations, SessionCache};
+use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache, Together};
 use bifrons::hashing::HashPool;
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
@@ -148,7 +148,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     AsyncPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
         sessions: SessionCache::new(Arc::default()),
-        rotations: Rotations::of(settings),
+        rotations: Together::new(bifrons::store::rotation::side_by_side(settings)),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),

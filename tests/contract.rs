@@ -86,7 +86,7 @@ impl Adapter for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
-            rotations: sync_engine::Rotations::of(settings),
+            rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
@@ -124,7 +124,7 @@ impl Adapter for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
-            rotations: async_engine::Rotations::of(settings),
+            rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
@@ -611,7 +611,13 @@ mod stories {
         assert_eq!(store.revive(None, now).await.expect("an answer"), 0);
         assert_eq!(store.revive(Some(&[]), now).await.expect("an answer"), 0);
         assert_eq!(pending(&mut store, Channel::Mail).await, 0);
-        assert_eq!(store.purge(now, &Before { outbox: now, audit: now, unverified: now }).await.expect("an answer"), 0);
+        assert_eq!(
+            store
+                .purge(now, &Before { outbox: now, audit: now, unverified: now, sessions: now })
+                .await
+                .expect("an answer"),
+            0
+        );
     }
 
     pub(super) async fn addresses_and_numbers_are_sealed_and_bound_to_their_row<P: Adapter>(world: &World<P>) {
@@ -1039,7 +1045,7 @@ mod stories {
         assert_eq!(sorted().await, noted);
 
         let old = later(ports.now(), -1000);
-        let before = Before { outbox: old, audit: old, unverified: old };
+        let before = Before { outbox: old, audit: old, unverified: old, sessions: old };
         let imported = User { password_hash: Some("pbkdf2_sha256$36000$salt$AAAA".to_owned()), ..user(ports) };
         let imported = inserted(ports, imported).await;
         inserted(ports, user(ports)).await;
@@ -1561,7 +1567,8 @@ mod stories {
         let now = ports.now();
         let old = later(now, -1000);
         let owner = inserted(ports, user(ports)).await;
-        opened(ports, Session { expires_at: later(now, -1), ..session(ports, &owner) }).await;
+        opened(ports, Session { created_at: old, expires_at: later(now, -1), ..session(ports, &owner) }).await;
+        let in_use = opened(ports, Session { created_at: old, ..session(ports, &owner) }).await;
         let living = opened(ports, session(ports, &owner)).await;
         let ended = Session { ended_at: Some(now), end_reason: Some(EndReason::Logout), ..session(ports, &owner) };
         // A spent token must be recognized as such as long as it has not run out.
@@ -1584,7 +1591,7 @@ mod stories {
         assert_eq!(store.insert_user(&just_registered).await.expect("an answer"), Inserted::Yes);
 
         let boundary = later(now, -500);
-        let before = Before { outbox: boundary, audit: boundary, unverified: boundary };
+        let before = Before { outbox: boundary, audit: boundary, unverified: boundary, sessions: boundary };
         let purged = store.purge(ports.now(), &before).await.expect("an answer");
         assert_eq!(purged, 7, "a session, three settled entries, an audit event, an ephemeral entry, a user");
         assert_eq!(store.purge(ports.now(), &before).await.expect("an answer"), 0);
@@ -1592,9 +1599,10 @@ mod stories {
         assert!(store.user(just_registered.id).await.expect("an answer").is_some());
         drop(store);
         assert_eq!(session_now(ports, living.id).await, living);
+        assert_eq!(session_now(ports, in_use.id).await, in_use);
         assert_eq!(session_now(ports, ended.id).await, ended);
         let counts = ["users", "sessions", "outbox", "audit_events", "ephemeral_entries"].map(|it| world.count(it));
-        assert_eq!(counts, [2, 2, 5, 1, 1]);
+        assert_eq!(counts, [2, 3, 5, 1, 1]);
     }
 
     pub(super) async fn an_audit_event_is_written_whole<P: Adapter>(world: &World<P>) {
@@ -1994,6 +2002,11 @@ mod stories {
         Rule { key: format!("limit:{key}"), rate: Rate { count, per } }
     }
 
+    fn remaining(decision: &Decision) -> u32 {
+        let (Decision::Admitted(left) | Decision::Throttled { left, .. }) = decision;
+        left.first().map(|left| left.remaining).expect("a rule")
+    }
+
     fn is_admitted(decision: &Decision) -> bool {
         matches!(decision, Decision::Admitted(_))
     }
@@ -2064,7 +2077,21 @@ mod stories {
             .ports
             .together(50, async |ports, _| ports.ephemeral().admit(std::slice::from_ref(&crowd)).await)
             .await;
-        assert_eq!(answers.iter().filter(|answer| is_admitted(answer)).count(), 10);
+        let mut left: Vec<u32> = answers.iter().filter(|answer| is_admitted(answer)).map(remaining).collect();
+        left.sort_unstable();
+        assert_eq!(left, (0..10).collect::<Vec<_>>(), "each is told what is left after itself");
+
+        // Crowds under rules of which one is the same.
+        let (few, many) = (rule("few", 5, LONG * 60), rule("many", 100, LONG * 60));
+        let (both, one) = ([few, many.clone()], [many]);
+        let answers = world
+            .ports
+            .together(50, async |ports, nth| {
+                ports.ephemeral().admit(if nth % 2 == 0 { both.as_slice() } else { one.as_slice() }).await
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|answer| is_admitted(answer)).count(), 5 + 25);
+        assert_eq!(remaining(&store.admit(&one).await), 100 - 5 - 25 - 1);
     }
 
     pub(super) async fn limits_decide_alike_in_process_and_in_redis<P: Adapter>(world: &World<P>) {

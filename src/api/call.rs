@@ -260,7 +260,7 @@ pub fn clean(text: &str, most: usize) -> String {
         !c.is_control()
             && !matches!(*c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
     };
-    let mut cleaned = String::new();
+    let mut cleaned = String::with_capacity(text.len().min(most));
     for c in text.chars().filter(is_harmless) {
         if cleaned.len() + c.len_utf8() > most {
             break;

@@ -337,6 +337,9 @@ pub fn methods(version: Version, path: &str) -> String {
 
 // What stands in `asked` for the `{name}`s of `path`, when it is such a path.
 fn parameters(path: &str, asked: &str) -> Option<Vec<String>> {
+    if !path.contains('{') {
+        return (path == asked).then(Vec::new);
+    }
     let mut found = Vec::new();
     let mut segments = asked.split('/');
     for name in path.split('/') {

@@ -10,7 +10,10 @@ use diesel_async::RunQueryDsl as _;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::database::{Connection, Database};
+use super::{
+    database::{Connection, Database},
+    together::Together,
+};
 use crate::{
     services::{
         error::Unavailable,
@@ -20,7 +23,7 @@ use crate::{
     settings::{Settings, StoreUrl},
     store::{
         prepared::Prepared,
-        redis::{self as commands, Breaker, Tries},
+        redis::{self as commands, Breaker, Crowd, Tries},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -38,7 +41,7 @@ pub struct EphemeralStore {
 #[derive(Clone)]
 enum Place {
     Table(Database),
-    Redis { line: Arc<Line>, breaker: Arc<Breaker>, limit: Duration },
+    Redis { line: Arc<Line>, breaker: Arc<Breaker>, limit: Duration, asking: Together<Vec<Rule>, Decision> },
 }
 
 /// The connection that all requests of a worker share: what they ask at once goes out together, and no request waits
@@ -101,7 +104,7 @@ impl EphemeralStore {
                     AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
                 let client = Client::open(url.expose()).map_err(Unavailable::store)?;
                 let line = Arc::new(Line { client, config, current: Mutex::default() });
-                Place::Redis { line, breaker: Arc::default(), limit: settings.store.timeout }
+                Place::Redis { line, breaker: Arc::default(), limit: settings.store.timeout, asking: Together::new(1) }
             }
         };
         Ok(Self { place, limiter })
@@ -126,7 +129,7 @@ macro_rules! at {
                     lease.end_statement(answer)
                 }
             },
-            Place::Redis { line, breaker, limit } => {
+            Place::Redis { line, breaker, limit, .. } => {
                 on_redis(line, breaker, *limit, $tries, async |$server: &mut MultiplexedConnection| $redis).await
             }
         }
@@ -259,7 +262,7 @@ impl Ephemeral for EphemeralStore {
     }
 
     async fn take_back(&self, rules: &[Rule]) {
-        if let Place::Redis { line, breaker, limit } = &self.place {
+        if let Place::Redis { line, breaker, limit, .. } = &self.place {
             let asked =
                 async |server: &mut MultiplexedConnection| commands::take_back(rules).invoke_async(server).await;
             let answer: Result<(), _> = on_redis(line, breaker, *limit, Tries::One, asked).await;
@@ -285,11 +288,15 @@ impl Ephemeral for EphemeralStore {
     async fn admit(&self, rules: &[Rule]) -> Decision {
         let decision = match &self.place {
             Place::Table(_) => None,
-            Place::Redis { line, breaker, limit } => {
-                let asked =
-                    async |server: &mut MultiplexedConnection| commands::admit(rules).invoke_async(server).await;
-                let answer: Option<Vec<u64>> = on_redis(line, breaker, *limit, Tries::One, asked).await.ok();
-                answer.as_deref().and_then(commands::decision)
+            Place::Redis { line, breaker, limit, asking } => {
+                let (line, breaker, limit) = (Arc::clone(line), Arc::clone(breaker), *limit);
+                let ask_all = async move |all: &[Vec<Rule>]| {
+                    let crowd = Crowd::of(all);
+                    let asked = async |server: &mut MultiplexedConnection| crowd.admit().invoke_async(server).await;
+                    let answer: Vec<u64> = on_redis(&line, &breaker, limit, Tries::One, asked).await?;
+                    crowd.decisions(&answer).ok_or_else(|| Unavailable::store("an answer of another form"))
+                };
+                asking.ask(rules.to_vec(), ask_all).await.ok()
             }
         };
         decision.unwrap_or_else(|| self.limiter.admit(rules, system::now()))

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, rotations::Rotations, session_cache::SessionCache, store::Store,
+    pump::Wake, session_cache::SessionCache, store::Store, together::Together,
 };
 use crate::{
     places::Places,
@@ -34,7 +34,7 @@ pub struct AsyncPorts {
     /// What is remembered of sessions.
     pub sessions: SessionCache,
     /// Sessions that move on together.
-    pub rotations: Rotations,
+    pub rotations: Together<Rotation, Option<Rotated>>,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -99,7 +99,7 @@ impl Ports for AsyncPorts {
         let commit = async move |rotations: &[Rotation]| {
             ports.lend(ports.database.check_out_to_write().await?).rotate_sessions(rotations).await
         };
-        self.rotations.rotate(rotation, commit).await
+        self.rotations.ask(rotation, commit).await
     }
 
     async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Result<T, E>

@@ -35,8 +35,8 @@ use super::{
     hasher::Hasher,
     ports::AsyncPorts,
     pump::{Pump, Wake},
-    rotations::Rotations,
     session_cache::SessionCache,
+    together::Together,
 };
 use crate::{
     api::{Edge, Handled, Matched, Reply, framing, log},
@@ -47,6 +47,7 @@ use crate::{
         error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, problem::Problem, session_cache::Versions,
     },
     settings::Settings,
+    store::rotation,
 };
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -150,7 +151,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             database,
             ephemeral,
             sessions: sessions.clone(),
-            rotations: Rotations::of(settings),
+            rotations: Together::new(rotation::side_by_side(settings)),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),

@@ -93,10 +93,13 @@ pub fn judge(attempts: i32, error: String, policy: &OutboxPolicy, now: OffsetDat
 /// The database is away.
 pub async fn purge<P: Ports>(ports: &P) -> Result<usize, Unavailable> {
     let (policy, now) = (ports.policy(), ports.now());
+    let unused = policy.tokens.refresh_ttl;
+    let shortest = policy.sessions.absolute.map_or(unused, |absolute| absolute.min(unused));
     let before = Before {
         outbox: now - policy.outbox.retention,
         audit: now - policy.audit_retention,
         unverified: now - REGISTRATION_TTL,
+        sessions: now - shortest,
     };
     let mut store = ports.store().await?;
     let purged = store.purge(now, &before).await?;

@@ -29,6 +29,11 @@ impl Unavailable {
         Self { what: "Google's key service", source: source.into() }
     }
 
+    /// Whoever asked for several at once ended in a panic.
+    pub fn unanswered() -> Self {
+        Self { what: "the database or the store", source: "the question for several ended in a panic".into() }
+    }
+
     /// The same failure for one more of those who waited for it.
     pub fn again(&self) -> Self {
         Self { what: self.what, source: self.source.to_string().into() }

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// So many requests in so long a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Requests.
     pub count: u32,
@@ -30,7 +30,7 @@ pub struct Rate {
 }
 
 /// One counter and its limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// What is counted, e.g. `limit:burst:192.0.2.1`.
     pub key: String,

@@ -202,7 +202,7 @@ pub trait Sessions {
     async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable>;
 }
 
-/// How many sessions move on in one commit at most.
+/// How many questions are asked together at most, for instance how many sessions move on in one commit.
 pub const MOST_TOGETHER: usize = 64;
 
 /// A generation that has begun.
@@ -282,6 +282,8 @@ pub struct Before {
     pub audit: OffsetDateTime,
     /// Users that were never verified, counted from their last registration.
     pub unverified: OffsetDateTime,
+    /// Sessions that have run out, counted from their opening: whichever has run out was opened before this.
+    pub sessions: OffsetDateTime,
 }
 
 /// Table `audit_events`.

@@ -1,6 +1,7 @@
 //! Redis commands as values, which two drivers run: each is one round trip.
 
 use std::{
+    collections::HashMap,
     sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -113,41 +114,81 @@ pub fn decrement(key: &str) -> ScriptInvocation<'static> {
     invocation(&DECREMENT, key, |_| ())
 }
 
-/// Answers `Vec<u64>`, for [`decision`].
-pub fn admit(rules: &[Rule]) -> ScriptInvocation<'static> {
-    let mut script = ADMIT.prepare_invoke();
-    for rule in rules {
-        let micros = u64::try_from(rule.rate.per.as_micros()).unwrap_or(u64::MAX);
-        script.key(&rule.key).arg(micros).arg(rule.rate.count);
-    }
-    script
+/// Requests that come at once, each under its rules. Those under the same rules are counted in one go.
+pub struct Crowd<'a> {
+    // Rules, and how many are under them.
+    groups: Vec<(&'a [Rule], u32)>,
+    // The group of each, and how many of that group came before it.
+    places: Vec<(usize, u32)>,
 }
 
-/// Uncounts a request that [`admit`] has counted.
+impl<'a> Crowd<'a> {
+    /// Of the rules of each.
+    pub fn of(all: &'a [Vec<Rule>]) -> Self {
+        let (mut groups, mut places) = (Vec::<(&[Rule], u32)>::new(), Vec::with_capacity(all.len()));
+        let mut known = HashMap::new();
+        for rules in all.iter().map(Vec::as_slice) {
+            let index = *known.entry(rules).or_insert(groups.len());
+            match groups.get_mut(index) {
+                Some((_, count)) => {
+                    places.push((index, *count));
+                    *count += 1;
+                }
+                None => {
+                    places.push((index, 0));
+                    groups.push((rules, 1));
+                }
+            }
+        }
+        Self { groups, places }
+    }
+
+    /// Answers `Vec<u64>`, for [`Self::decisions`].
+    pub fn admit(&self) -> ScriptInvocation<'static> {
+        let mut script = ADMIT.prepare_invoke();
+        for (rules, count) in &self.groups {
+            script.arg(*count).arg(rules.len());
+            for rule in *rules {
+                let micros = u64::try_from(rule.rate.per.as_micros()).unwrap_or(u64::MAX);
+                script.key(&rule.key).arg(micros).arg(rule.rate.count);
+            }
+        }
+        script
+    }
+
+    /// Reads the answer of [`Self::admit`]: for each group, how many were admitted, and microseconds that the others
+    /// are to wait; then for each rule what remains, and microseconds until its window ends.
+    pub fn decisions(&self, mut answer: &[u64]) -> Option<Vec<Decision>> {
+        let mut groups = Vec::with_capacity(self.groups.len());
+        for (rules, _) in &self.groups {
+            let (group, rest) = answer.split_at_checked(2 + 2 * rules.len())?;
+            groups.push(group.split_first_chunk::<2>()?);
+            answer = rest;
+        }
+        let decision = |(index, before): &(usize, u32)| {
+            let ([admitted, wait], left) = groups.get(*index)?;
+            let after = admitted.checked_sub(u64::from(*before) + 1);
+            let left = left.as_chunks::<2>().0.iter().map(|[remaining, reset]| {
+                let remaining = u32::try_from(remaining + after.unwrap_or(0)).unwrap_or(u32::MAX);
+                Left { remaining, reset: Duration::from_micros(*reset) }
+            });
+            let left = left.collect();
+            Some(match after {
+                Some(_) => Decision::Admitted(left),
+                None => Decision::Throttled { retry_after: Duration::from_micros((*wait).max(1)), left },
+            })
+        };
+        self.places.iter().map(decision).collect()
+    }
+}
+
+/// Uncounts a request that [`Crowd::admit`] has counted.
 pub fn take_back(rules: &[Rule]) -> ScriptInvocation<'static> {
     let mut script = TAKE_BACK.prepare_invoke();
     for rule in rules {
         script.key(&rule.key);
     }
     script
-}
-
-/// Reads the answer of [`admit`]: microseconds to wait, zero when admitted; then for each rule what
-/// remains, and microseconds until its window ends.
-pub fn decision(answer: &[u64]) -> Option<Decision> {
-    let (wait, rest) = answer.split_first()?;
-    let left = rest.chunks_exact(2).map(|pair| match pair {
-        [remaining, reset] => {
-            let remaining = u32::try_from(*remaining).unwrap_or(u32::MAX);
-            Left { remaining, reset: Duration::from_micros(*reset) }
-        }
-        _ => Left { remaining: 0, reset: Duration::ZERO },
-    });
-    let left = left.collect();
-    Some(match *wait {
-        0 => Decision::Admitted(left),
-        micros => Decision::Throttled { retry_after: Duration::from_micros(micros), left },
-    })
 }
 
 /// How often a command may be sent.
@@ -201,6 +242,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::limits::Rate;
 
     #[test]
     fn a_breaker_opens_on_failure_and_closes_on_success() {
@@ -216,10 +258,31 @@ mod tests {
     fn answers_are_read() {
         assert_eq!(remaining(-1), None);
         assert_eq!(remaining(1500), Some(Duration::from_millis(1500)));
-        let left = vec![Left { remaining: 7, reset: Duration::from_micros(9) }];
-        assert_eq!(decision(&[0, 7, 9]), Some(Decision::Admitted(left.clone())));
-        assert_eq!(decision(&[5, 7, 9]), Some(Decision::Throttled { retry_after: Duration::from_micros(5), left }));
-        assert_eq!(decision(&[]), None);
         assert_eq!(entry(None), None);
+    }
+
+    #[test]
+    fn each_of_a_crowd_is_told_how_it_stands() {
+        let rate = Rate { count: 9, per: Duration::from_secs(60) };
+        let rule = |key: &str| Rule { key: key.into(), rate };
+        let (one, both) = (vec![rule("a")], vec![rule("a"), rule("b")]);
+        let all = [one.clone(), both, one.clone(), one, Vec::new()];
+        let crowd = Crowd::of(&all);
+        assert_eq!(crowd.groups.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [3, 1, 1]);
+        let left = |remaining: &[u32]| {
+            let left = |remaining: &u32| Left { remaining: *remaining, reset: Duration::from_micros(7) };
+            remaining.iter().map(left).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            crowd.decisions(&[2, 5, 0, 7, 1, 0, 3, 7, 4, 7, 1, 0]),
+            Some(vec![
+                Decision::Admitted(left(&[1])),
+                Decision::Admitted(left(&[3, 4])),
+                Decision::Admitted(left(&[0])),
+                Decision::Throttled { retry_after: Duration::from_micros(5), left: left(&[0]) },
+                Decision::Admitted(Vec::new()),
+            ])
+        );
+        assert_eq!(crowd.decisions(&[2, 5, 0]), None);
     }
 }

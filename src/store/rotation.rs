@@ -14,7 +14,19 @@ use super::{
     sql::{self, RotatedRow},
     types::{DbId, DbMoment, Id, Moment},
 };
-use crate::services::ports::{Rotated, Rotation};
+use crate::{
+    services::ports::{Rotated, Rotation},
+    settings::{DatabaseUrl, Settings},
+};
+
+/// How many commits go on side by side: on a server, while one waits for the disk, the other is made up. A file has one
+/// writer.
+pub fn side_by_side(settings: &Settings) -> usize {
+    match settings.database() {
+        DatabaseUrl::Sqlite(_) => 1,
+        DatabaseUrl::Postgres(_) => 2,
+    }
+}
 
 /// What the statement binds for all of them.
 pub struct Batch {
@@ -41,7 +53,9 @@ impl Batch {
     pub fn of(rotations: &[Rotation]) -> Option<Self> {
         let last = rotations.iter().max_by_key(|rotation| rotation.at)?;
         let mut sorted: Vec<&Rotation> = rotations.iter().collect();
+        // Of one session, only one can succeed: the first, which a stable order leaves in front.
         sorted.sort_by_key(|rotation| rotation.id);
+        sorted.dedup_by_key(|rotation| rotation.id);
         Some(Self {
             at: last.at,
             expires_at: last.expires_at,
@@ -54,12 +68,13 @@ impl Batch {
         })
     }
 
-    /// What became of each rotation, from the rows that were changed.
+    /// What became of each rotation, from the rows that were changed. Further ones of a session that stands in the batch
+    /// already are told to look again.
     pub fn outcome(&self, rotations: &[Rotation], changed: Vec<RotatedRow>) -> Vec<Option<Rotated>> {
-        let ends: HashMap<Uuid, OffsetDateTime> = changed.into_iter().map(|row| (row.id.0, row.expires_at.0)).collect();
-        let rotated = |rotation: &Rotation| {
-            ends.get(&rotation.id.0).map(|expires_at| Rotated { at: self.at, expires_at: *expires_at })
-        };
+        let mut ends: HashMap<Uuid, OffsetDateTime> =
+            changed.into_iter().map(|row| (row.id.0, row.expires_at.0)).collect();
+        let rotated =
+            |rotation: &Rotation| ends.remove(&rotation.id.0).map(|expires_at| Rotated { at: self.at, expires_at });
         rotations.iter().map(rotated).collect()
     }
 

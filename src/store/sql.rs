@@ -54,15 +54,19 @@ pub const ROTATE_SQLITE: &str = "
         AND EXISTS (SELECT 1 FROM users WHERE users.id = $5 AND users.is_active AND users.deleted_at IS NULL)
     RETURNING id, expires_at";
 
-/// The same for PostgreSQL and for many, whose ids, users and generations are arrays.
+/// The same for PostgreSQL and for many, whose ids, users and generations are arrays. The conditions are in a `CASE`, which
+/// hides them from the planner: it would take them for so selective that it reads all sessions for each of the arrays'
+/// rows, as long as the table is small or was not analysed.
 pub const ROTATE_POSTGRES: &str = "
     UPDATE sessions SET generation = sessions.generation + 1, rotated_at = $1, last_used_at = $1,
         expires_at = LEAST($2, created_at + $3 * INTERVAL '1 microsecond')
     FROM unnest($4::uuid[], $5::uuid[], $6::bigint[]) AS next (id, user_id, generation)
-    WHERE sessions.id = next.id AND sessions.user_id = next.user_id AND sessions.generation = next.generation
-        AND ended_at IS NULL AND expires_at > $1 AND last_used_at > $7 AND created_at > $8
-        AND EXISTS (SELECT 1 FROM users
-                    WHERE users.id = next.user_id AND users.is_active AND users.deleted_at IS NULL)
+    WHERE sessions.id = next.id
+        AND CASE WHEN sessions.user_id = next.user_id AND sessions.generation = next.generation
+                AND ended_at IS NULL AND expires_at > $1 AND last_used_at > $7 AND created_at > $8
+            THEN EXISTS (SELECT 1 FROM users
+                         WHERE users.id = next.user_id AND users.is_active AND users.deleted_at IS NULL)
+            ELSE FALSE END
     RETURNING sessions.id, sessions.expires_at";
 
 /// Row of [`ROTATE_SQLITE`].

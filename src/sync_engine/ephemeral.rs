@@ -10,7 +10,10 @@ use diesel::{OptionalExtension as _, prelude::*};
 use r2d2::{ManageConnection, Pool};
 use redis::{Client, RedisError, RedisResult};
 
-use super::database::{Connection, Database};
+use super::{
+    database::{Connection, Database},
+    together::Together,
+};
 use crate::{
     services::{
         error::Unavailable,
@@ -20,7 +23,7 @@ use crate::{
     settings::{Settings, StoreUrl},
     store::{
         prepared::Prepared,
-        redis::{self as commands, Breaker, Tries},
+        redis::{self as commands, Breaker, Crowd, Tries},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -74,7 +77,7 @@ pub struct EphemeralStore {
 #[derive(Clone)]
 enum Place {
     Table(Database),
-    Redis { pool: Pool<Manager>, breaker: Arc<Breaker> },
+    Redis { pool: Pool<Manager>, breaker: Arc<Breaker>, asking: Together<Vec<Rule>, Decision> },
 }
 
 impl EphemeralStore {
@@ -94,7 +97,7 @@ impl EphemeralStore {
                     .connection_timeout(timeout)
                     .error_handler(Box::new(r2d2::NopErrorHandler))
                     .build_unchecked(manager);
-                Place::Redis { pool, breaker: Arc::default() }
+                Place::Redis { pool, breaker: Arc::default(), asking: Together::new(1) }
             }
         };
         Ok(Self { place, limiter })
@@ -117,7 +120,7 @@ macro_rules! at {
                     pooled.note(answer)
                 }
             }),
-            Place::Redis { pool, breaker } => on_redis(pool, breaker, $tries, |$server| $redis),
+            Place::Redis { pool, breaker, .. } => on_redis(pool, breaker, $tries, |$server| $redis),
         })
     };
 }
@@ -225,7 +228,7 @@ impl Ephemeral for EphemeralStore {
     }
 
     fn take_back(&self, rules: &[Rule]) -> Ready<()> {
-        if let Place::Redis { pool, breaker } = &self.place {
+        if let Place::Redis { pool, breaker, .. } = &self.place {
             let asked = |server: &mut redis::Connection| commands::take_back(rules).invoke::<()>(server);
             if on_redis(pool, breaker, Tries::One, asked).is_ok() {
                 return ready(());
@@ -249,10 +252,13 @@ impl Ephemeral for EphemeralStore {
     fn admit(&self, rules: &[Rule]) -> Ready<Decision> {
         let decision = match &self.place {
             Place::Table(_) => None,
-            Place::Redis { pool, breaker } => {
-                let answer: Option<Vec<u64>> =
-                    on_redis(pool, breaker, Tries::One, |server| commands::admit(rules).invoke(server)).ok();
-                answer.as_deref().and_then(commands::decision)
+            Place::Redis { pool, breaker, asking } => {
+                let ask_all = |all: &[Vec<Rule>]| {
+                    let crowd = Crowd::of(all);
+                    let answer: Vec<u64> = on_redis(pool, breaker, Tries::One, |server| crowd.admit().invoke(server))?;
+                    crowd.decisions(&answer).ok_or_else(|| Unavailable::store("an answer of another form"))
+                };
+                asking.ask(rules.to_vec(), ask_all).ok()
             }
         };
         ready(decision.unwrap_or_else(|| self.limiter.admit(rules, system::now())))

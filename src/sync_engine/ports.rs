@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, rotations::Rotations, session_cache::SessionCache, store::Store,
+    pump::Wake, session_cache::SessionCache, store::Store, together::Together,
 };
 use crate::{
     places::Places,
@@ -39,7 +39,7 @@ pub struct BlockingPorts {
     /// What is remembered of sessions.
     pub sessions: SessionCache,
     /// Sessions that move on together.
-    pub rotations: Rotations,
+    pub rotations: Together<Rotation, Option<Rotated>>,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -102,7 +102,7 @@ impl Ports for BlockingPorts {
     }
 
     fn rotate_session(&self, rotation: Rotation) -> Ready<Result<Option<Rotated>, Unavailable>> {
-        ready(self.rotations.rotate(rotation, |rotations| run(self.check_out()?.rotate_sessions(rotations))))
+        ready(self.rotations.ask(rotation, |rotations| run(self.check_out()?.rotate_sessions(rotations))))
     }
 
     fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Store) -> Result<T, E>) -> Ready<Result<T, E>>

@@ -15,6 +15,7 @@ use std::{
 };
 
 use rouille::{Request, Response};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 /// Argon2 keeps its memory on the heap, so a request needs little stack; only what is touched is resident.
@@ -23,6 +24,8 @@ const STACK_BYTES: usize = 1 << 20;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// What an idle connection may keep allocated.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
+/// What the head of a response takes, so that its buffer seldom grows.
+const USUAL_HEAD_BYTES: usize = 700;
 /// How long and how much a client may go on sending while it is told that its request is refused.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
@@ -31,6 +34,8 @@ const FIRST_SILENCE: Duration = Duration::from_secs(1);
 const LATER_SILENCE: Duration = Duration::from_millis(100);
 /// How often a silent connection looks whether others wait for a thread.
 const RECHECK: Duration = Duration::from_millis(500);
+/// Room for this many header fields is made without the heap.
+const FEW_HEADERS: usize = 64;
 /// How long a request that arrives just as the server closes is still looked for.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
@@ -244,6 +249,16 @@ impl Shared {
         self.closing.load(SeqCst)
     }
 
+    /// Whether somebody waits whom no thread is free to serve.
+    fn is_crowded(&self) -> bool {
+        if self.idle_threads.load(SeqCst) > 0 {
+            return false;
+        }
+        let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
+        // When it cannot be told, it may be so.
+        poll(&mut waiting, Some(&Timespec::default())).map_or(true, |found| found > 0)
+    }
+
     /// Whether every thread has ended within `limit`.
     fn wait_until_ended(&self, limit: Duration) -> bool {
         self.changed.notify_all();
@@ -314,7 +329,13 @@ impl Shared {
         let stream = Arc::new(stream);
         *lock(slot) = Some(Slot { stream: Arc::clone(&stream), waiting_since: None, answered: false });
         let _occupied = Occupied(slot);
-        let mut connection = Connection { stream: &stream, buffer: Vec::new(), deadline: Instant::now() };
+        let mut connection = Connection {
+            stream: &stream,
+            buffer: Vec::new(),
+            deadline: Instant::now(),
+            read_patience: Patience::default(),
+            write_patience: Patience::default(),
+        };
         for served in 1.. {
             let first = served == 1;
             let head = match self.wait_for_request(slot, &mut connection, first) {
@@ -347,7 +368,7 @@ impl Shared {
                 && served < self.limits.requests_per_connection
                 && !self.is_closing()
                 // A request that is here already is answered before the thread is given to someone else.
-                && (!connection.buffer.is_empty() || self.idle_threads.load(SeqCst) > 0)
+                && (!connection.buffer.is_empty() || !self.is_crowded())
                 && !asks_to_close(&response);
             let Ok(encoded) = encode(response, version, stays, is_head) else { return };
             if !connection.write(&encoded, self.limits.write_timeout) {
@@ -392,11 +413,13 @@ impl Shared {
         while connection.buffer.is_empty() {
             // Marked first and looked at afterwards, or a thread that closes or reclaims could miss this connection.
             mark(Some(since));
-            let (closing, crowded) = (self.is_closing(), self.idle_threads.load(SeqCst) == 0);
+            let (closing, crowded) = (self.is_closing(), self.is_crowded());
             let now = Instant::now();
             let until = match (closing, crowded) {
                 (true, _) => now + LAST_LOOK,
                 (false, true) => (since + allowed).max(now + LAST_LOOK),
+                // Whoever comes next has no thread to be accepted by.
+                (false, false) if self.idle_threads.load(SeqCst) == 0 => now + allowed,
                 (false, false) => now + RECHECK,
             };
             connection.deadline = until.min(end);
@@ -443,6 +466,24 @@ struct Connection<'a> {
     stream: &'a TcpStream,
     buffer: Vec<u8>,
     deadline: Instant,
+    read_patience: Patience,
+    write_patience: Patience,
+}
+
+/// How long the kernel waits for a connection at most. To set it costs a system call, so it is left as it is while it
+/// ends in time and is not much too short.
+#[derive(Default)]
+struct Patience(Duration);
+
+impl Patience {
+    fn set(&mut self, left: Duration, set: impl FnOnce(Option<Duration>) -> io::Result<()>) -> io::Result<()> {
+        let wanted = left.min(RECHECK);
+        if self.0 > wanted || self.0 < wanted / 2 {
+            set(Some(wanted))?;
+            self.0 = wanted;
+        }
+        Ok(())
+    }
 }
 
 impl Connection<'_> {
@@ -454,19 +495,19 @@ impl Connection<'_> {
             if left.is_zero() {
                 return Err(Stopped::Late);
             }
-            if self.stream.set_read_timeout(Some(left)).is_err() {
+            if self.read_patience.set(left, |patience| self.stream.set_read_timeout(patience)).is_err() {
                 return Err(Stopped::Gone);
             }
             let mut stream = self.stream;
             match stream.read(&mut chunk) {
                 Ok(0) => return Err(Stopped::Gone),
                 Ok(length) => {
-                    self.buffer.extend(chunk.iter().take(length));
+                    self.buffer.extend_from_slice(chunk.get(..length).unwrap_or_default());
                     return Ok(());
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    return Err(Stopped::Late);
+                // Late only when the deadline says so.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 }
                 Err(_) => return Err(Stopped::Gone),
             }
@@ -550,11 +591,18 @@ impl Connection<'_> {
             let written = if left.is_zero() {
                 Err(ErrorKind::TimedOut.into())
             } else {
-                stream.set_write_timeout(Some(left)).and_then(|()| stream.write(bytes))
+                let set = self.write_patience.set(left, |patience| stream.set_write_timeout(patience));
+                set.and_then(|()| stream.write(bytes))
             };
             match written {
                 Ok(length) if length > 0 => bytes = bytes.get(length..).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Late only when the deadline says so, which is found out above.
+                Err(error)
+                    if !left.is_zero()
+                        && matches!(
+                            error.kind(),
+                            ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
+                        ) => {}
                 Ok(_) | Err(_) => {
                     // Otherwise the kernel would keep what the client does not take.
                     drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
@@ -621,8 +669,13 @@ enum Framing {
 ///
 /// The statuses are those that the v2 engine gives for the same bytes.
 fn parse_head(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Head)>, Ended> {
-    let mut slots = vec![httparse::EMPTY_HEADER; limits.headers];
-    let mut parsed = httparse::Request::new(&mut slots);
+    // On the stack, where they are as few as they are by default.
+    let (mut few, mut many) = ([httparse::EMPTY_HEADER; FEW_HEADERS], Vec::new());
+    let slots = few.get_mut(..limits.headers).unwrap_or_else(|| {
+        many.resize(limits.headers, httparse::EMPTY_HEADER);
+        &mut many
+    });
+    let mut parsed = httparse::Request::new(slots);
     let length = match parsed.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
         Ok(httparse::Status::Complete(_)) | Err(httparse::Error::TooManyHeaders) => return Err(Ended::Refused(431)),
@@ -828,7 +881,8 @@ fn encode(response: Response, version: Version, stays: bool, is_head: bool) -> i
         Version::Http10 => "HTTP/1.0",
         Version::Http11 => "HTTP/1.1",
     };
-    let mut head = format!("{spelled} {status} {}\r\n", reason(status));
+    let mut head = String::with_capacity(USUAL_HEAD_BYTES + body.len());
+    head.extend([spelled, " ", &status.to_string(), " ", reason(status), "\r\n"]);
     let bodiless = matches!(status, 100..=199 | 204 | 304);
     if !bodiless {
         write_field(&mut head, "Content-Length", &body.len().to_string());
@@ -1129,6 +1183,28 @@ mod tests {
         let started = Instant::now();
         ask(&server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert!(started.elapsed() < Duration::from_secs(3));
+        assert!(server.close(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn as_many_connections_as_threads_are_kept_until_one_more_comes() {
+        let server = serve(Limits { threads: 2, ..Limits::default() });
+        let connect = || TcpStream::connect(server.address()).expect("a connection");
+        let ask_again = |stream: &mut TcpStream| {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+            let mut answer = [0; 512];
+            let length = stream.read(&mut answer).expect("an answer");
+            String::from_utf8_lossy(&answer[..length]).into_owned()
+        };
+        let mut kept = [connect(), connect()];
+        for _ in 0..20 {
+            for stream in &mut kept {
+                let answer = ask_again(stream);
+                assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("Connection: close"), "{answer}");
+            }
+        }
+        let _waiting = connect();
+        assert!(ask_again(&mut kept[0]).contains("Connection: close"));
         assert!(server.close(Duration::from_secs(5)));
     }
 

@@ -439,7 +439,9 @@ impl Outbox for Store {
             // Whom an operator has disabled or deleted stays known.
             let unverified = unverified.and(users::is_active.eq(true)).and(users::deleted_at.is_null());
             let users = on!(self, conn => diesel::delete(users::table).filter(unverified).execute(conn))?;
-            let ended = on!(self, conn => diesel::delete(sessions::table).filter(sessions::expires_at.lt(DbMoment(now))).execute(conn))?;
+            let run_out =
+                sessions::created_at.lt(DbMoment(before.sessions)).and(sessions::expires_at.lt(DbMoment(now)));
+            let ended = on!(self, conn => diesel::delete(sessions::table).filter(run_out).execute(conn))?;
             let entries = on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn))?;
             let costs = on!(self, conn => diesel::sql_query(sql::FORGET_IMPORTED_HASHES).execute(conn))?;
             Ok(letters + events + users + ended + entries + costs)

@@ -1,0 +1,231 @@
+//! Who asks at the same time asks together: whoever comes while another's question is under way waits for the next
+//! one, which is for all that have come by then. Nobody waits for others to come.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot::{Sender, channel};
+
+use crate::services::{error::Unavailable, ports::MOST_TOGETHER};
+
+/// Those that wait in one worker, and how many tasks ask for them; clones are the same.
+pub struct Together<Q, A> {
+    state: Arc<Mutex<State<Q, A>>>,
+    side_by_side: usize,
+}
+
+impl<Q, A> Clone for Together<Q, A> {
+    fn clone(&self) -> Self {
+        Self { state: Arc::clone(&self.state), side_by_side: self.side_by_side }
+    }
+}
+
+struct State<Q, A> {
+    waiting: Vec<(Q, Tell<A>)>,
+    tasks: usize,
+}
+
+type Tell<A> = Sender<Result<A, Unavailable>>;
+
+impl<Q: 'static, A: 'static> Together<Q, A> {
+    /// So many questions side by side.
+    pub fn new(side_by_side: usize) -> Self {
+        let state = State { waiting: Vec::new(), tasks: 0 };
+        Self { state: Arc::new(Mutex::new(state)), side_by_side }
+    }
+
+    /// Asks by `ask_all`, which answers many in their order, in a task of its own: whoever gives up meanwhile gives up
+    /// their answer, and nobody else's.
+    ///
+    /// # Errors
+    /// What `ask_all` failed with.
+    pub async fn ask(
+        &self,
+        question: Q,
+        ask_all: impl AsyncFn(&[Q]) -> Result<Vec<A>, Unavailable> + 'static,
+    ) -> Result<A, Unavailable> {
+        let (tell, told) = channel();
+        if self.wait(question, tell) {
+            let mut task = Task { together: self.clone(), is_done: false };
+            actix_web::rt::spawn(async move { task.ask_for_all(ask_all).await });
+        }
+        told.await.map_err(|_gone| Unavailable::unanswered())?
+    }
+
+    // Whether a further task is to ask.
+    fn wait(&self, question: Q, tell: Tell<A>) -> bool {
+        let mut state = self.lock();
+        state.waiting.push((question, tell));
+        let is_needed = state.tasks < self.side_by_side;
+        state.tasks += usize::from(is_needed);
+        is_needed
+    }
+
+    // The first of those that wait.
+    fn take(&self) -> (Vec<Q>, Vec<Tell<A>>) {
+        let mut state = self.lock();
+        // Whoever has gone away meanwhile is not asked for.
+        state.waiting.retain(|(_, tell)| !tell.is_closed());
+        // Under the same lock: whoever comes later starts a task.
+        if state.waiting.is_empty() {
+            state.tasks -= 1;
+        }
+        let count = state.waiting.len().min(MOST_TOGETHER);
+        state.waiting.drain(..count).unzip()
+    }
+}
+
+impl<Q, A> Together<Q, A> {
+    fn lock(&self) -> MutexGuard<'_, State<Q, A>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Task<Q, A> {
+    together: Together<Q, A>,
+    is_done: bool,
+}
+
+impl<Q: 'static, A: 'static> Task<Q, A> {
+    async fn ask_for_all(&mut self, ask_all: impl AsyncFn(&[Q]) -> Result<Vec<A>, Unavailable>) {
+        loop {
+            let (questions, tell) = self.together.take();
+            if tell.is_empty() {
+                self.is_done = true;
+                return;
+            }
+            match ask_all(&questions).await {
+                // Whoever gets no answer sees their sender gone.
+                Ok(answers) => tell.into_iter().zip(answers).for_each(|(tell, answer)| {
+                    let _ = tell.send(Ok(answer));
+                }),
+                // What is away is so for all who wait: they must not find it out one after the other.
+                Err(error) => {
+                    let others = self.together.lock().waiting.drain(..).map(|(_, tell)| tell).collect::<Vec<_>>();
+                    for tell in tell.into_iter().chain(others) {
+                        let _ = tell.send(Err(error.again()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<Q, A> Drop for Task<Q, A> {
+    // After a panic, or when the worker ends: nobody may wait for a task that is gone.
+    fn drop(&mut self) {
+        if !self.is_done {
+            let mut state = self.together.lock();
+            state.tasks -= 1;
+            state.waiting.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        future::poll_fn,
+        pin::pin,
+        rc::Rc,
+        task::Poll,
+    };
+
+    use actix_web::rt::System;
+
+    use super::*;
+
+    type Doubling = Together<usize, usize>;
+
+    #[expect(clippy::unnecessary_wraps, reason = "of the form that a question for several has")]
+    fn double(all: &[usize]) -> Result<Vec<usize>, Unavailable> {
+        Ok(all.iter().map(|number| number * 2).collect())
+    }
+
+    #[test]
+    fn whoever_comes_during_a_question_is_in_the_next_one() {
+        System::new().block_on(async {
+            // How many each question was for.
+            let (together, sizes) = (Doubling::new(1), Rc::new(RefCell::new(Vec::new())));
+            let asking: Vec<_> = (0..151)
+                .map(|nth| {
+                    let (together, sizes) = (together.clone(), Rc::clone(&sizes));
+                    actix_web::rt::spawn(async move {
+                        let ask_all = async move |all: &[usize]| {
+                            sizes.borrow_mut().push(all.len());
+                            tokio::task::yield_now().await;
+                            double(all)
+                        };
+                        together.ask(nth, ask_all).await
+                    })
+                })
+                .collect();
+            for (nth, one) in asking.into_iter().enumerate() {
+                assert_eq!(one.await.unwrap().unwrap(), nth * 2);
+            }
+            let sizes = sizes.borrow();
+            assert_eq!(sizes.iter().sum::<usize>(), 151);
+            assert!(sizes.len() <= 5 && sizes.iter().all(|size| *size <= MOST_TOGETHER), "{sizes:?}");
+            let state = together.lock();
+            assert_eq!((state.tasks, state.waiting.len()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn who_gives_up_keeps_nobody_from_an_answer_and_is_not_asked_for() {
+        System::new().block_on(async {
+            let (together, asked) = (Doubling::new(1), Rc::new(RefCell::new(Vec::new())));
+            let ask_all = |asked: &Rc<RefCell<Vec<usize>>>| {
+                let asked = Rc::clone(asked);
+                async move |all: &[usize]| {
+                    asked.borrow_mut().extend_from_slice(all);
+                    double(all)
+                }
+            };
+            {
+                let mut given_up = pin!(together.ask(1, ask_all(&asked)));
+                poll_fn(|context| {
+                    assert!(given_up.as_mut().poll(context).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+            }
+            assert_eq!(together.ask(2, ask_all(&asked)).await.unwrap(), 4);
+            assert_eq!(*asked.borrow(), [2]);
+        });
+    }
+
+    #[test]
+    fn whoever_waits_while_a_question_fails_is_told_so_at_once() {
+        System::new().block_on(async {
+            let (together, questions) = (Doubling::new(1), Rc::new(Cell::new(0)));
+            let asking: Vec<_> = (0..200)
+                .map(|nth| {
+                    let (together, questions) = (together.clone(), Rc::clone(&questions));
+                    actix_web::rt::spawn(async move {
+                        let ask_all = async move |_: &[usize]| {
+                            questions.set(questions.get() + 1);
+                            tokio::task::yield_now().await;
+                            Err(Unavailable::database("on purpose"))
+                        };
+                        together.ask(nth, ask_all).await
+                    })
+                })
+                .collect();
+            for one in asking {
+                assert!(one.await.unwrap().is_err());
+            }
+            assert!(questions.get() <= 2, "{}", questions.get());
+        });
+    }
+
+    #[test]
+    fn whoever_gets_no_answer_and_whoever_waits_for_a_panic_is_told_so() {
+        System::new().block_on(async {
+            let together = Doubling::new(1);
+            assert!(together.ask(1, async |_: &[usize]| Ok(Vec::new())).await.is_err());
+            assert!(together.ask(1, async |_: &[usize]| panic!("on purpose")).await.is_err());
+            assert_eq!(together.ask(1, async |all: &[usize]| double(all)).await.unwrap(), 2);
+        });
+    }
+}
