@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     time::Duration,
 };
 
@@ -16,6 +17,17 @@ impl Usage {
     /// What these processes have used until now.
     pub fn of(pids: impl IntoIterator<Item = u32>) -> Self {
         Self(pids.into_iter().filter_map(|pid| Some((pid, stat(pid)?.time))).collect())
+    }
+
+    /// What the threads of a process whose names begin so have used until now.
+    pub fn of_threads(pid: u32, name: &str) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let used = tasks.filter_map(|task| {
+            let is_one = fs::read_to_string(task.path().join("comm")).ok()?.starts_with(name);
+            let id = task.file_name().to_str()?.parse().ok()?;
+            is_one.then_some((id, read(&task.path().join("stat"))?.time))
+        });
+        Self(used.collect())
     }
 
     /// What was used since an earlier reading; a process that has ended in between is left out.
@@ -32,7 +44,11 @@ struct Stat {
 }
 
 fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    read(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn read(file: &Path) -> Option<Stat> {
+    let text = fs::read_to_string(file).ok()?;
     // The name stands in parentheses and may hold blanks.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, available_parallelism},
@@ -15,7 +15,10 @@ use std::{
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, rt::System, web};
 use bifrons::{
-    services::passwords::{Arena, HashParams, Password},
+    services::{
+        passwords::{Arena, HashParams, Password, is_guessable},
+        policy::{Breaches, PasswordPolicy},
+    },
     settings::Durability,
     store::{
         schema::sessions,
@@ -52,6 +55,23 @@ const SIGNING_KEY: &[u8] = b"a key that signs tokens of nobody in particular";
 /// As many hashes at once as the gateway computes by default.
 pub fn slots() -> usize {
     available_parallelism().map_or(1, usize::from)
+}
+
+/// What it costs to judge a new password, in milliseconds; measured once.
+pub fn judging() -> f64 {
+    static JUDGING: LazyLock<f64> = LazyLock::new(|| {
+        let policy = PasswordPolicy { min_length: 8, max_length: 128, min_score: 2, breaches: Breaches::Off };
+        let (password, times) = (Password::new(PASSWORD), 100_u32);
+        let judge = || std::hint::black_box(is_guessable(&password, &["load-0@example.com"], &policy));
+        // The first one reads its lists.
+        let _ = judge();
+        let began = Instant::now();
+        for _ in 0..times {
+            let _ = judge();
+        }
+        (began.elapsed() / times).as_secs_f64() * 1000.0
+    });
+    *JUDGING
 }
 
 /// Hashes as the gateway does by default, and does nothing else.
@@ -319,7 +339,7 @@ pub fn postgres_rotations(
         cpu: Cpu {
             driver: used.0.as_secs_f64() * 1000.0 / real(good),
             database: used.1.as_secs_f64() * 1000.0 / real(good),
-            server: 0.0,
+            ..Cpu::default()
         },
         others,
         ..Figure::default()

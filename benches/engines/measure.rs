@@ -54,6 +54,8 @@ pub struct Latency {
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Cpu {
     pub server: f64,
+    /// What of that the threads took that do nothing but hash and judge passwords.
+    pub hashing: f64,
     pub database: f64,
     pub driver: f64,
 }
@@ -117,8 +119,13 @@ impl Watched {
         Self { server, database: Vec::new() }
     }
 
-    fn read(&self) -> [Usage; 3] {
-        [Usage::of([self.server]), Usage::of(self.database.iter().copied()), Usage::of([std::process::id()])]
+    fn read(&self) -> [Usage; 4] {
+        [
+            Usage::of([self.server]),
+            Usage::of(self.database.iter().copied()),
+            Usage::of([std::process::id()]),
+            Usage::of_threads(self.server, "hash-"),
+        ]
     }
 }
 
@@ -131,7 +138,7 @@ pub fn measure(plan: &Plan, load: &mut dyn Load, watched: &Watched, tick: &mut d
     if let Pace::Open { per_second } = plan.pace {
         figure.arrivals = Some(per_second);
     }
-    let (mut before, mut machine, mut used) = (None, Machine::default(), [Duration::ZERO; 3]);
+    let (mut before, mut machine, mut used) = (None, Machine::default(), [Duration::ZERO; 4]);
     let tally = driver::drive(plan, load, &mut |mark| match mark {
         Mark::Began => {
             cpu::forget_peak(watched.server);
@@ -145,7 +152,7 @@ pub fn measure(plan: &Plan, load: &mut dyn Load, watched: &Watched, tick: &mut d
                     *used = after.since(before);
                 }
             }
-            figure.others = Machine::now().others_since(machine, used.iter().sum());
+            figure.others = Machine::now().others_since(machine, used.iter().take(3).sum());
             let size = cpu::size(watched.server);
             figure.memory = Memory { resident: real(size.resident) / 1024.0, peak: real(size.peak) / 1024.0 };
             figure.threads = size.threads;
@@ -154,8 +161,8 @@ pub fn measure(plan: &Plan, load: &mut dyn Load, watched: &Watched, tick: &mut d
     })?;
     figure.read(&tally);
     let answers = real(tally.good.max(1));
-    let [server, database, driver] = used.map(|time| time.as_secs_f64() * 1000.0 / answers);
-    figure.cpu = Cpu { server, database, driver };
+    let [server, database, driver, hashing] = used.map(|time| time.as_secs_f64() * 1000.0 / answers);
+    figure.cpu = Cpu { server, hashing, database, driver };
     Ok(figure)
 }
 

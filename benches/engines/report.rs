@@ -184,6 +184,7 @@ impl Cell {
             },
             cpu: Cpu {
                 server: middle(|figure| figure.cpu.server),
+                hashing: middle(|figure| figure.cpu.hashing),
                 database: middle(|figure| figure.cpu.database),
                 driver: middle(|figure| figure.cpu.driver),
             },

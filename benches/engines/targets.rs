@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     extras::{Beside, Storm},
-    limits::slots,
+    limits::{judging, slots},
     measure::{Figure, real},
     report::{Cell, DISTURBED, Grid, Spread, percent, short},
 };
@@ -84,9 +84,10 @@ fn hashing(grid: &Grid<'_>) -> Target {
 
 fn beyond_the_hash(grid: &Grid<'_>) -> Target {
     let mut target = Target::new("Processor time beyond the hash", "at most 0.6 ms for a sign-in or sign-up");
-    for scenario in ["login", "register"] {
-        for (place, of, limit) in grid.beside(scenario, "hash") {
-            let beyond = of.cpu.server - limit.cpu.server;
+    // The threads that hash judge new passwords, too.
+    for (scenario, judging) in [("login", 0.0), ("register", judging())] {
+        for (place, of, _) in grid.beside(scenario, "hash") {
+            let beyond = of.cpu.server - of.cpu.hashing + judging;
             target.find(format!("{scenario} {place}"), format!("{beyond:.2} ms"), beyond <= 0.6);
         }
     }

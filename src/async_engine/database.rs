@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use deadpool::{
     Runtime,
-    managed::{Manager, Object, Timeouts},
+    managed::{Manager, Object, QueueMode, Timeouts},
 };
 use diesel::{ConnectionError, ConnectionResult, SqliteConnection};
 use diesel_async::{
@@ -148,7 +148,10 @@ fn pool<M: Manager + 'static>(
     timeout: Duration,
 ) -> Result<deadpool::managed::Pool<M>, Unavailable> {
     let timeouts = Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) };
-    let builder = deadpool::managed::Pool::builder(manager).max_size(size);
+    let builder = deadpool::managed::Pool::builder(manager)
+        .max_size(size)
+        // The one that came back last: its server's process is still warm, and those that are not needed grow old.
+        .queue_mode(QueueMode::Lifo);
     builder.timeouts(timeouts).runtime(Runtime::Tokio1).build().map_err(Unavailable::database)
 }
 
