@@ -154,6 +154,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     Ok(BlockingPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
         sessions: SessionCache::new(Arc::default()),
+        reads: Together::new(2),
         rotations: Together::new(rotation::side_by_side(settings)),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
         policy: Arc::new(parts::policy(settings)),

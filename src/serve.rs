@@ -62,6 +62,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             let ports = BlockingPorts {
                 ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
+                reads: Together::new(2),
                 rotations: Together::new(rotation::side_by_side(settings)),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),

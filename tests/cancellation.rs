@@ -148,6 +148,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     AsyncPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
         sessions: SessionCache::new(Arc::default()),
+        reads: Together::new(2),
         rotations: Together::new(bifrons::store::rotation::side_by_side(settings)),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),

@@ -86,6 +86,7 @@ impl Adapter for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
+            reads: sync_engine::Together::new(2),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
@@ -124,6 +125,7 @@ impl Adapter for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
+            reads: async_engine::Together::new(2),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
@@ -1086,6 +1088,20 @@ mod stories {
             assert_same(&its_user, &owner);
         }
         let mut store = ports.store().await.expect("a connection");
+        let other = inserted(ports, user(ports)).await;
+        let (one, two) = (opened(ports, session(ports, &owner)).await, opened(ports, session(ports, &other)).await);
+        let nobodys = session(ports, &owner).id;
+        for wanted in [vec![one.id], vec![nobodys], vec![two.id, nobodys, one.id, two.id], Vec::new()] {
+            let found = store.sessions_with_users(&wanted).await.expect("an answer");
+            let found: Vec<_> = found.into_iter().map(|found| found.expect("readable")).collect();
+            let ids: Vec<_> = found.iter().map(|found| found.as_ref().map(|(session, _)| session.id)).collect();
+            let expected: Vec<_> = wanted.iter().map(|id| Some(*id).filter(|id| *id != nobodys)).collect();
+            assert_eq!(ids, expected);
+            for (session, its_user) in found.into_iter().flatten() {
+                assert_eq!(session, if session.id == one.id { one.clone() } else { two.clone() });
+                assert_same(&its_user, if session.id == one.id { &owner } else { &other });
+            }
+        }
         let orphan = session(ports, &user(ports));
         assert!(store.insert_session(&orphan).await.is_err(), "a session of nobody was written");
     }

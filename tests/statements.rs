@@ -204,6 +204,7 @@ impl Engine for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
+            reads: sync_engine::Together::new(2),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
@@ -233,6 +234,7 @@ impl Engine for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
+            reads: async_engine::Together::new(2),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),

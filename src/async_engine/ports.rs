@@ -18,7 +18,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{Ports, Rotated, Rotation, Sessions as _},
+        ports::{FoundSession, Ports, Rotated, Rotation, Sessions as _},
         session_cache::{Changes, Known},
     },
     system,
@@ -33,6 +33,8 @@ pub struct AsyncPorts {
     pub ephemeral: EphemeralStore,
     /// What is remembered of sessions.
     pub sessions: SessionCache,
+    /// Sessions that are read together.
+    pub reads: Together<SessionId, FoundSession>,
     /// Sessions that move on together.
     pub rotations: Together<Rotation, Option<Rotated>>,
     /// Argon2id.
@@ -91,7 +93,15 @@ impl Ports for AsyncPorts {
     }
 
     async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable> {
-        self.sessions.get(id, user, async || self.store().await?.session_with_user(id).await).await
+        let read = || {
+            let ports = self.clone();
+            async move {
+                let reading = ports.clone();
+                let read_all = async move |ids: &[SessionId]| reading.store().await?.sessions_with_users(ids).await;
+                ports.reads.ask(id, read_all).await.flatten()
+            }
+        };
+        self.sessions.get(id, user, read).await
     }
 
     async fn rotate_session(&self, rotation: Rotation) -> Result<Option<Rotated>, Unavailable> {

@@ -151,6 +151,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             database,
             ephemeral,
             sessions: sessions.clone(),
+            reads: Together::new(2),
             rotations: Together::new(rotation::side_by_side(settings)),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),

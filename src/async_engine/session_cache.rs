@@ -1,6 +1,9 @@
 //! What this engine remembers of sessions; who asks for what another is reading waits for that one.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use moka::{Expiry, future::Cache};
 
@@ -22,7 +25,11 @@ pub struct SessionCache {
 struct GoodFor;
 
 impl Expiry<Key, Arc<Known>> for GoodFor {
-    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<std::time::Duration> {
+    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<Duration> {
+        Some(known.good_for(now))
+    }
+
+    fn expire_after_update(&self, _: &Key, known: &Arc<Known>, now: Instant, _: Option<Duration>) -> Option<Duration> {
         Some(known.good_for(now))
     }
 }
@@ -48,20 +55,40 @@ impl SessionCache {
     ///
     /// # Errors
     /// The database is away.
-    pub async fn get(
+    pub async fn get<F>(
         &self,
         id: SessionId,
         user: UserId,
-        read: impl AsyncFn() -> Result<Option<(Session, User)>, Unavailable>,
-    ) -> Result<Option<Arc<Known>>, Unavailable> {
-        let look = async || {
-            let read_at = Instant::now();
-            let (session, user) = read().await.map_err(Miss::Unavailable)?.ok_or(Miss::Absent)?;
-            Ok(Arc::new(Known::new(session, user, read_at)))
+        read: impl Fn() -> F,
+    ) -> Result<Option<Arc<Known>>, Unavailable>
+    where
+        F: Future<Output = Result<Option<(Session, User)>, Unavailable>> + 'static,
+    {
+        let look = || {
+            let (read_at, found) = (Instant::now(), read());
+            async move {
+                let (session, user) = found.await.map_err(Miss::Unavailable)?.ok_or(Miss::Absent)?;
+                Ok(Arc::new(Known::new(session, user, read_at)))
+            }
         };
-        let found = match self.known.try_get_with((id, self.versions.of(id, user)), look()).await {
+        let key = (id, self.versions.of(id, user));
+        // What is nearly always there is found without the room that reading takes.
+        let now = Instant::now();
+        if let Some(known) = self.known.get(&key).await.filter(|known| !known.good_for(now).is_zero()) {
+            if known.may_renew(now) {
+                let (cache, look) = (self.known.clone(), look());
+                // Where it fails, whoever asks when this one's time is over finds out.
+                actix_web::rt::spawn(async move {
+                    if let Ok(known) = look.await {
+                        cache.insert(key, known).await;
+                    }
+                });
+            }
+            return Ok(Some(known));
+        }
+        let found = match Box::pin(self.known.try_get_with(key, look())).await {
             // Another's answer that took too long to come tells of a time before this was asked.
-            Ok(known) if known.good_for(Instant::now()).is_zero() => look().await,
+            Ok(known) if known.good_for(Instant::now()).is_zero() => Box::pin(look()).await,
             Ok(known) => Ok(known),
             Err(miss) => match &*miss {
                 Miss::Absent => Err(Miss::Absent),
@@ -81,16 +108,19 @@ mod tests {
     use std::{
         cell::Cell,
         future::{pending, poll_fn},
-        pin::pin,
+        pin::{Pin, pin},
+        rc::Rc,
         task::Poll,
-        time::Duration,
     };
 
     use actix_web::rt::System;
     use uuid::Uuid;
 
     use super::*;
-    use crate::services::{memory, session_cache::Changes};
+    use crate::services::{
+        memory,
+        session_cache::{Changes, MOST_AGE},
+    };
 
     const ID: SessionId = SessionId(Uuid::from_u128(1));
     const USER: UserId = UserId(Uuid::from_u128(2));
@@ -100,16 +130,46 @@ mod tests {
         (memory::session(time::OffsetDateTime::UNIX_EPOCH, Duration::from_secs(60)), user)
     }
 
-    #[test]
-    fn who_asks_at_once_waits_for_one_look() {
-        System::new().block_on(async {
-            let (cache, looks) = (SessionCache::new(Arc::default()), Cell::new(0));
-            let look = async || {
+    type Row = Result<Option<(Session, User)>, Unavailable>;
+
+    fn counted(looks: &Rc<Cell<u32>>) -> impl Fn() -> Pin<Box<dyn Future<Output = Row>>> {
+        let looks = Rc::clone(looks);
+        move || {
+            let looks = Rc::clone(&looks);
+            Box::pin(async move {
                 looks.set(looks.get() + 1);
                 tokio::task::yield_now().await;
                 Ok(Some(row()))
-            };
-            let one = async || cache.get(ID, USER, look).await.unwrap().is_some();
+            })
+        }
+    }
+
+    #[test]
+    fn what_is_in_use_is_read_anew_before_its_time_is_over() {
+        System::new().block_on(async {
+            let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
+            let (session, user) = row();
+            let old = Instant::now().checked_sub(MOST_AGE * 4 / 5).unwrap();
+            cache.known.insert((ID, cache.versions.of(ID, USER)), Arc::new(Known::new(session, user, old))).await;
+            for _ in 0..3 {
+                assert!(cache.get(ID, USER, counted(&looks)).await.unwrap().is_some());
+            }
+            while looks.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            let renewed = cache.get(ID, USER, counted(&looks)).await.unwrap().unwrap();
+            assert!(renewed.read_at > old && looks.get() == 1);
+        });
+    }
+
+    #[test]
+    fn who_asks_at_once_waits_for_one_look() {
+        System::new().block_on(async {
+            let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
+            let look = counted(&looks);
+            let one = async || cache.get(ID, USER, &look).await.unwrap().is_some();
             assert_eq!(tokio::join!(one(), one(), one()), (true, true, true));
             assert_eq!(looks.get(), 1);
         });
@@ -120,14 +180,14 @@ mod tests {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
             {
-                let mut given_up = pin!(cache.get(ID, USER, async || pending().await));
+                let mut given_up = pin!(cache.get(ID, USER, pending));
                 poll_fn(|context| {
                     assert!(given_up.as_mut().poll(context).is_pending());
                     Poll::Ready(())
                 })
                 .await;
             }
-            assert!(cache.get(ID, USER, async || Ok(Some(row()))).await.unwrap().is_some());
+            assert!(cache.get(ID, USER, || async { Ok(Some(row())) }).await.unwrap().is_some());
         });
     }
 
@@ -135,9 +195,9 @@ mod tests {
     fn a_miss_and_a_failure_are_not_remembered() {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
-            assert!(cache.get(ID, USER, async || Ok(None)).await.unwrap().is_none());
-            assert!(cache.get(ID, USER, async || Err(Unavailable::database("on purpose"))).await.is_err());
-            assert!(cache.get(ID, USER, async || Ok(Some(row()))).await.unwrap().is_some());
+            assert!(cache.get(ID, USER, || async { Ok(None) }).await.unwrap().is_none());
+            assert!(cache.get(ID, USER, || async { Err(Unavailable::database("on purpose")) }).await.is_err());
+            assert!(cache.get(ID, USER, || async { Ok(Some(row())) }).await.unwrap().is_some());
         });
     }
 
@@ -145,12 +205,15 @@ mod tests {
     fn what_was_read_while_it_was_changed_is_seen_by_nobody_who_asks_later() {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
-            let old = cache.get(ID, USER, async || {
-                Changes::new(Arc::clone(cache.versions())).note_session(ID);
-                Ok(Some(row()))
+            let old = cache.get(ID, USER, || {
+                let versions = Arc::clone(cache.versions());
+                async {
+                    Changes::new(versions).note_session(ID);
+                    Ok(Some(row()))
+                }
             });
             assert!(old.await.unwrap().is_some());
-            assert!(cache.get(ID, USER, async || Ok(None)).await.unwrap().is_none());
+            assert!(cache.get(ID, USER, || async { Ok(None) }).await.unwrap().is_none());
         });
     }
 }

@@ -34,8 +34,8 @@ use super::{
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
     ports::{
-        Audit, Before, Entry, Ephemeral, Inserted, Living, Outbox, Ports, Rotated, Rotation, SecondFactors, Sessions,
-        Users,
+        Audit, Before, Entry, Ephemeral, FoundSession, Inserted, Living, Outbox, Ports, Rotated, Rotation,
+        SecondFactors, Sessions, Users,
     },
     run::run,
     session::{self, SignedIn},
@@ -762,6 +762,14 @@ impl Sessions for World {
         let session = self.0.facts.borrow().sessions.iter().find(|session| session.id == id).cloned();
         let Some(session) = session else { return Ok(None) };
         Ok(self.user(session.user_id).await?.map(|user| (session, user)))
+    }
+
+    async fn sessions_with_users(&mut self, ids: &[SessionId]) -> Result<Vec<FoundSession>, Unavailable> {
+        let mut found = Vec::new();
+        for id in ids {
+            found.push(self.session_with_user(*id).await);
+        }
+        Ok(found)
     }
 
     async fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Result<Vec<Option<Rotated>>, Unavailable> {

@@ -178,6 +178,8 @@ pub trait Sessions {
     async fn insert_session(&mut self, session: &Session) -> Result<(), Unavailable>;
     /// A session, ended or not, with its user.
     async fn session_with_user(&mut self, id: SessionId) -> Result<Option<(Session, User)>, Unavailable>;
+    /// Sessions, ended or not, with their users, in the order of `ids`.
+    async fn sessions_with_users(&mut self, ids: &[SessionId]) -> Result<Vec<FoundSession>, Unavailable>;
     /// Moves living sessions of active users to their next generation, all in one statement or unit of work and at the
     /// same moment, the latest of theirs; none is named twice. `None` for one that has moved on or does not live.
     async fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Result<Vec<Option<Rotated>>, Unavailable>;
@@ -201,6 +203,9 @@ pub trait Sessions {
     /// A user's sessions that have neither ended nor run out, the newest sign-in first.
     async fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Result<Listed<Session>, Unavailable>;
 }
+
+/// A session with its user, when there is one; or why it cannot be told.
+pub type FoundSession = Result<Option<(Session, User)>, Unavailable>;
 
 /// How many questions are asked together at most, for instance how many sessions move on in one commit.
 pub const MOST_TOGETHER: usize = 64;

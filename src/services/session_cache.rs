@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::model::{Session, SessionId, User, UserId};
 
-/// How long a memory is good, counted from before it was read. The rest of the contract's second is for the
+/// How long a memory is good at most, counted from before it was read. The rest of the contract's second is for the
 /// answer that is being given meanwhile.
 pub const MOST_AGE: Duration = Duration::from_millis(750);
 
@@ -34,18 +34,30 @@ pub struct Known {
     pub user: Arc<User>,
     /// From before they were read.
     pub read_at: Instant,
+    most_age: Duration,
     is_noted: AtomicBool,
+    is_renewed: AtomicBool,
 }
 
 impl Known {
     /// As they were read after `read_at`.
     pub fn new(session: Session, user: User, read_at: Instant) -> Self {
-        Self { session: Arc::new(session), user: Arc::new(user), read_at, is_noted: AtomicBool::new(false) }
+        // The last byte of an id is random: sessions that were read at once are not all read again at once.
+        let sooner = session.id.0.as_bytes().last().copied().unwrap_or_default();
+        let most_age = MOST_AGE.saturating_sub(Duration::from_millis(sooner.into()));
+        let (is_noted, is_renewed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { session: Arc::new(session), user: Arc::new(user), read_at, most_age, is_noted, is_renewed }
     }
 
     /// How much longer this may be relied on.
     pub fn good_for(&self, now: Instant) -> Duration {
-        MOST_AGE.saturating_sub(now.saturating_duration_since(self.read_at))
+        self.most_age.saturating_sub(now.saturating_duration_since(self.read_at))
+    }
+
+    /// `true` for one of those who use this in the last third of its time: to read it anew, so that the others need not
+    /// wait for that when its time is over.
+    pub fn may_renew(&self, now: Instant) -> bool {
+        self.good_for(now) < self.most_age / 3 && !self.is_renewed.swap(true, Ordering::Relaxed)
     }
 
     /// `true` for the first of those who want to note that the session is in use: one statement is enough.
@@ -62,8 +74,7 @@ pub struct Version {
 }
 
 // Strangers may share a counter: then one forgets the other, which costs a statement.
-const COUNTERS: usize = 4096;
-const COUNTERS_U64: u64 = 4096;
+const COUNTERS: u16 = 4096;
 
 /// Counts the changes of sessions and users that this process makes; both engines share one.
 #[derive(Debug)]
@@ -75,7 +86,7 @@ pub struct Versions {
 
 impl Default for Versions {
     fn default() -> Self {
-        let counters = std::iter::repeat_with(AtomicU64::default).take(COUNTERS).collect();
+        let counters = std::iter::repeat_with(AtomicU64::default).take(COUNTERS.into()).collect();
         Self { counters, hasher: RandomState::new() }
     }
 }
@@ -94,7 +105,7 @@ impl Versions {
     }
 
     fn counter(&self, id: Uuid) -> Option<&AtomicU64> {
-        let hash = usize::try_from(self.hasher.hash_one(id) % COUNTERS_U64).ok()?;
+        let hash = usize::try_from(self.hasher.hash_one(id) % u64::from(COUNTERS)).ok()?;
         self.counters.get(hash)
     }
 }
@@ -162,11 +173,28 @@ mod tests {
     }
 
     #[test]
+    fn one_of_those_who_use_a_memory_late_renews_it() {
+        let world = World::with_ada();
+        let read_at = Instant::now();
+        let session = memory::session(world.users()[0].created_at, MOST_AGE);
+        let session = Session { id: SessionId(Uuid::from_u128(0x700)), ..session };
+        let known = Known::new(session, world.users().remove(0), read_at);
+        let after = |millis| read_at + Duration::from_millis(millis);
+        assert!(!known.may_renew(read_at) && !known.may_renew(after(500)));
+        assert!(known.may_renew(after(501)) && !known.may_renew(after(502)));
+    }
+
+    #[test]
     fn a_memory_is_good_for_less_than_a_second_from_before_it_was_read() {
         let world = World::with_ada();
         let read_at = Instant::now();
-        let known =
-            Known::new(memory::session(world.users()[0].created_at, MOST_AGE), world.users().remove(0), read_at);
+        let known = |id: u128| {
+            let session = memory::session(world.users()[0].created_at, MOST_AGE);
+            Known::new(Session { id: SessionId(Uuid::from_u128(id)), ..session }, world.users().remove(0), read_at)
+        };
+        // Not all for as long: those that were read at once are not read again at once.
+        assert_eq!(known(0x7FF).good_for(read_at), MOST_AGE - Duration::from_millis(255));
+        let known = known(0x700);
         assert_eq!(known.good_for(read_at), MOST_AGE);
         assert_eq!(known.good_for(read_at + Duration::from_millis(700)), Duration::from_millis(50));
         assert_eq!(known.good_for(read_at + Duration::from_secs(5)), Duration::ZERO);

@@ -1,6 +1,8 @@
 //! Rows, and their way to and from what services speak of. E-mail, phone and the secrets of
 //! second factors are encrypted and decrypted here, and nowhere else.
 
+use std::collections::HashMap;
+
 use diesel::{pg::Pg, prelude::*, sqlite::Sqlite};
 
 use super::{
@@ -15,6 +17,7 @@ use crate::services::{
         AuditEvent, Confirmation, Listed, LoginEvent, OutboxEntry, OutboxState, Place, ProfileChanges, Session,
         SessionId, Settlement, User, UserId,
     },
+    ports::FoundSession,
     totp::{TotpFactor, TotpSecret},
 };
 use time::OffsetDateTime;
@@ -253,6 +256,18 @@ impl TryFrom<SessionRow> for Session {
 /// As [`UserRow::open`].
 pub fn session_and_user((session, user): (SessionRow, UserRow), keys: &Keys) -> Result<(Session, User), Unavailable> {
     Ok((session.try_into()?, user.open(keys)?))
+}
+
+/// Sessions with their users in the order of `ids`; a row that cannot be read is an error to whoever asked for it alone.
+pub fn sessions_and_users(ids: &[SessionId], rows: Vec<(SessionRow, UserRow)>, keys: &Keys) -> Vec<FoundSession> {
+    let read = |row: (SessionRow, UserRow)| (SessionId(row.0.id.0), session_and_user(row, keys));
+    let found: HashMap<_, _> = rows.into_iter().map(read).collect();
+    let told = |id: &SessionId| match found.get(id) {
+        None => Ok(None),
+        Some(Ok(pair)) => Ok(Some(pair.clone())),
+        Some(Err(error)) => Err(error.again()),
+    };
+    ids.iter().map(told).collect()
 }
 
 /// Table `outbox`, without what only the database needs.

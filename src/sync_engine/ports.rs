@@ -22,7 +22,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{Ports, Rotated, Rotation, Sessions as _},
+        ports::{FoundSession, Ports, Rotated, Rotation, Sessions as _},
         run::run,
         session_cache::{Changes, Known},
     },
@@ -38,6 +38,8 @@ pub struct BlockingPorts {
     pub ephemeral: EphemeralStore,
     /// What is remembered of sessions.
     pub sessions: SessionCache,
+    /// Sessions that are read together.
+    pub reads: Together<SessionId, FoundSession>,
     /// Sessions that move on together.
     pub rotations: Together<Rotation, Option<Rotated>>,
     /// Argon2id.
@@ -98,7 +100,8 @@ impl Ports for BlockingPorts {
     }
 
     fn known_session(&self, id: SessionId, user: UserId) -> Ready<Result<Option<Arc<Known>>, Unavailable>> {
-        ready(self.sessions.get(id, user, || run(self.check_out()?.session_with_user(id))))
+        let read = |ids: &[SessionId]| run(self.check_out()?.sessions_with_users(ids));
+        ready(self.sessions.get(id, user, || self.reads.ask(id, read).flatten()))
     }
 
     fn rotate_session(&self, rotation: Rotation) -> Ready<Result<Option<Rotated>, Unavailable>> {

@@ -20,6 +20,8 @@ use socket2::SockRef;
 
 /// Argon2 keeps its memory on the heap, so a request needs little stack; only what is touched is resident.
 const STACK_BYTES: usize = 1 << 20;
+/// So many threads wait for connections from the start.
+const FIRST_THREADS: usize = 8;
 /// How long a thread waits after an `accept` that failed, for instance because descriptors ran out.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// What an idle connection may keep allocated.
@@ -94,7 +96,6 @@ pub enum BodyError {
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
-    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the threads share.
@@ -105,6 +106,10 @@ struct Shared {
     closing: AtomicBool,
     /// Threads that wait in `accept`.
     idle_threads: AtomicUsize,
+    /// Those that were started: more are, up to [`Limits::threads`], when the last idle one has accepted.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether more can be started.
+    can_grow: AtomicBool,
     /// Set while `accept` fails, so that the log has one line per shortage.
     short_of_descriptors: AtomicBool,
     /// The connection of each thread.
@@ -124,7 +129,7 @@ struct Slot {
     answered: bool,
 }
 
-/// Starts the threads `v1-0`, `v1-1`, … that accept connections and call `answer` for every well-formed request.
+/// Starts the first of the threads `v1-0`, `v1-1`, … that accept connections and call `answer` for every well-formed request.
 ///
 /// `answer` is told when the body could not be read; the request then has an empty body, and the connection is closed
 /// after the response. A head that is malformed, too long or late never reaches `answer`.
@@ -144,30 +149,51 @@ where
         limits,
         closing: AtomicBool::new(false),
         idle_threads: AtomicUsize::new(0),
+        threads: Mutex::new(Vec::new()),
+        can_grow: AtomicBool::new(true),
         short_of_descriptors: AtomicBool::new(false),
         slots: (0..threads).map(|_| Mutex::new(None)).collect(),
         running: Mutex::new(0),
         changed: Condvar::new(),
     });
     let answer = Arc::new(answer);
-    let mut server = Server { shared, address, threads: Vec::with_capacity(threads) };
-    for index in 0..threads {
-        let (shared, answer) = (Arc::clone(&server.shared), Arc::clone(&answer));
-        *lock(&shared.running) += 1;
-        let spawned = thread::Builder::new()
-            .name(format!("v1-{index}"))
-            .stack_size(STACK_BYTES)
-            .spawn(move || shared.run(index, &*answer));
-        match spawned {
-            Ok(thread) => server.threads.push(thread),
-            Err(error) => {
-                *lock(&server.shared.running) -= 1;
-                server.close(Duration::from_secs(1));
-                return Err(error);
-            }
+    let server = Server { shared, address };
+    for _ in 0..threads.min(FIRST_THREADS) {
+        if let Err(error) = grow(&server.shared, &answer) {
+            server.close(Duration::from_secs(1));
+            return Err(error);
         }
     }
     Ok(server)
+}
+
+/// Starts one more thread, and says whether it did: not when there are as many as there may be, or the server closes.
+fn grow<F>(shared: &Arc<Shared>, answer: &Arc<F>) -> io::Result<bool>
+where
+    F: Fn(&Request, Result<(), BodyError>) -> Response + Send + Sync + 'static,
+{
+    let mut threads = lock(&shared.threads);
+    let (index, most) = (threads.len(), shared.slots.len());
+    if index == most || shared.is_closing() {
+        return Ok(false);
+    }
+    *lock(&shared.running) += 1;
+    let (its, answer) = (Arc::clone(shared), Arc::clone(answer));
+    let spawned = thread::Builder::new()
+        .name(format!("v1-{index}"))
+        .stack_size(STACK_BYTES)
+        .spawn(move || its.run(index, &answer));
+    shared.can_grow.store(spawned.is_ok() && index + 1 < most, SeqCst);
+    match spawned {
+        Ok(thread) => {
+            threads.push(thread);
+            Ok(true)
+        }
+        Err(error) => {
+            *lock(&shared.running) -= 1;
+            Err(error)
+        }
+    }
 }
 
 impl Server {
@@ -184,7 +210,7 @@ impl Server {
         shared.closing.store(true, SeqCst);
         // Linux wakes every thread in `accept` and refuses new connections; elsewhere each is woken by a connection.
         if SockRef::from(&shared.listener).shutdown(Shutdown::Both).is_err() {
-            for _ in &self.threads {
+            for _ in lock(&shared.threads).iter() {
                 drop(TcpStream::connect_timeout(&reachable(self.address), Duration::from_millis(100)));
             }
         }
@@ -205,7 +231,7 @@ impl Server {
                 return false;
             }
         }
-        for thread in self.threads {
+        for thread in std::mem::take(&mut *lock(&shared.threads)) {
             drop(thread.join());
         }
         done
@@ -251,7 +277,7 @@ impl Shared {
 
     /// Whether somebody waits whom no thread is free to serve.
     fn is_crowded(&self) -> bool {
-        if self.idle_threads.load(SeqCst) > 0 {
+        if self.idle_threads.load(SeqCst) > 0 || self.can_grow.load(SeqCst) {
             return false;
         }
         let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
@@ -267,7 +293,10 @@ impl Shared {
         *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 
-    fn run<F: Fn(&Request, Result<(), BodyError>) -> Response>(&self, index: usize, answer: &F) {
+    fn run<F>(self: &Arc<Self>, index: usize, answer: &Arc<F>)
+    where
+        F: Fn(&Request, Result<(), BodyError>) -> Response + Send + Sync + 'static,
+    {
         let _running = Running(self);
         let Some(slot) = self.slots.get(index) else { return };
         while !self.is_closing() {
@@ -278,10 +307,10 @@ impl Shared {
                 Ok((stream, peer)) => {
                     self.short_of_descriptors.store(false, SeqCst);
                     if idle_before == 1 {
-                        self.reclaim();
+                        self.make_room(answer);
                     }
                     // A fault of this file must cost one connection, not a thread.
-                    let served = catch_unwind(AssertUnwindSafe(|| self.serve(slot, stream, peer, answer)));
+                    let served = catch_unwind(AssertUnwindSafe(|| self.serve(slot, stream, peer, &**answer)));
                     if served.is_err() {
                         tracing::error!("a connection ended in a panic");
                     }
@@ -296,6 +325,20 @@ impl Shared {
                     drop(self.changed.wait_timeout_while(running, ACCEPT_BACKOFF, |_| !self.is_closing()));
                 }
             }
+        }
+    }
+
+    /// Sees to it that somebody can accept another connection.
+    fn make_room<F>(self: &Arc<Self>, answer: &Arc<F>)
+    where
+        F: Fn(&Request, Result<(), BodyError>) -> Response + Send + Sync + 'static,
+    {
+        let has_grown = grow(self, answer).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no further thread can be started for now");
+            false
+        });
+        if !has_grown {
+            self.reclaim();
         }
     }
 
@@ -1205,6 +1248,28 @@ mod tests {
         }
         let _waiting = connect();
         assert!(ask_again(&mut kept[0]).contains("Connection: close"));
+        assert!(server.close(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn threads_are_started_as_they_are_needed_up_to_the_limit() {
+        let server = serve(Limits { threads: 20, ..Limits::default() });
+        let count = || lock(&server.shared.threads).len();
+        assert_eq!(count(), FIRST_THREADS);
+        let mut kept = Vec::new();
+        for _ in 0..19 {
+            let mut stream = TcpStream::connect(server.address()).expect("a connection");
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+            let mut answer = [0; 512];
+            let length = stream.read(&mut answer).expect("an answer");
+            assert!(!String::from_utf8_lossy(&answer[..length]).contains("Connection: close"));
+            kept.push(stream);
+        }
+        assert_eq!(count(), 20);
+        for _ in 0..10 {
+            ask(&server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        }
+        assert_eq!(count(), 20);
         assert!(server.close(Duration::from_secs(5)));
     }
 

@@ -22,7 +22,9 @@ use crate::{
             AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState,
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
-        ports::{Audit, Before, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users},
+        ports::{
+            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users,
+        },
         session_cache::Changes,
         totp::TotpFactor,
     },
@@ -31,7 +33,7 @@ use crate::{
         rotation::Batch,
         rows::{
             AuditRow, ConfirmationRow, LoginEventRow, NewPasswordRow, OutboxRow, ProfileRow, RecoveryCodeRow,
-            SessionRow, SettlementRow, TotpRow, UserRow, entries, listed, session_and_user,
+            SessionRow, SettlementRow, TotpRow, UserRow, entries, listed, session_and_user, sessions_and_users,
         },
         schema::{
             audit_events, ephemeral_entries, identities, imported_hashes, outbox, recovery_codes, sessions,
@@ -257,6 +259,19 @@ impl Sessions for Store {
             .first(conn)
             .optional());
         ready(found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose()))
+    }
+
+    fn sessions_with_users(&mut self, ids: &[SessionId]) -> Answer<Vec<FoundSession>> {
+        if let [id] = ids {
+            return ready(Ok(vec![self.session_with_user(*id).into_inner()]));
+        }
+        let wanted: Vec<DbId> = ids.iter().map(|id| DbId(id.0)).collect();
+        let found = on!(self, conn => sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq_any(&wanted).and(users::deleted_at.is_null()))
+            .select((SessionRow::as_select(), UserRow::as_select()))
+            .load(conn));
+        ready(found.map(|rows| sessions_and_users(ids, rows, &self.keys)))
     }
 
     fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Answer<Vec<Option<Rotated>>> {
