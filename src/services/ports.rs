@@ -181,7 +181,8 @@ pub trait Sessions {
     /// Sessions, ended or not, with their users, in the order of `ids`.
     async fn sessions_with_users(&mut self, ids: &[SessionId]) -> Result<Vec<FoundSession>, Unavailable>;
     /// Moves living sessions of active users to their next generation, all in one statement or unit of work and at the
-    /// same moment, the latest of theirs; none is named twice. `None` for one that has moved on or does not live.
+    /// same moment, the latest of theirs. `None` for one that has moved on or does not live, and for all but the first
+    /// of those that name the same session.
     async fn rotate_sessions(&mut self, rotations: &[Rotation]) -> Result<Vec<Option<Rotated>>, Unavailable>;
     /// Ends a living session; `false` when it had ended.
     async fn end_session(&mut self, id: SessionId, why: EndReason, at: OffsetDateTime) -> Result<bool, Unavailable>;
