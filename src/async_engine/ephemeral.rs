@@ -113,9 +113,16 @@ impl EphemeralStore {
 
 /// Runs `$table` with a database connection, or `$redis` with a Redis connection.
 macro_rules! at {
+    (reading $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
+        at!(@ check_out, $store, $tries, $conn => $table, $server => $redis)
+    };
+    // In turn with units of work: SQLite itself would have writers try again and again, some of them for seconds.
     ($store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
+        at!(@ check_out_to_write, $store, $tries, $conn => $table, $server => $redis)
+    };
+    (@ $check_out:ident, $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
-            Place::Table(database) => match &mut database.check_out().await? {
+            Place::Table(database) => match &mut database.$check_out().await? {
                 Connection::Sqlite(lease, _) => {
                     let limit = lease.begin_statement();
                     let $conn = &mut **lease;
@@ -218,7 +225,7 @@ impl Ephemeral for EphemeralStore {
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable> {
         let now = system::now();
-        at!(self, Tries::Two,
+        at!(reading self, Tries::Two,
             conn => entries::table
                 .filter(entries::key.eq(key).and(entries::expires_at.gt(DbMoment(now))))
                 .select((entries::value, entries::expires_at))

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::{Expiry, future::Cache};
+use moka::{Entry, Expiry, future::Cache, ops::compute::Op};
 
 use crate::services::{
     error::Unavailable,
@@ -23,6 +23,15 @@ pub struct SessionCache {
 }
 
 struct GoodFor;
+
+// Unless what is there is newer: an answer may come so late that another has looked since.
+async fn keep(cache: &Cache<Key, Arc<Known>>, key: Key, known: Arc<Known>) {
+    let put = async |there: Option<Entry<Key, Arc<Known>>>| match there {
+        Some(there) if there.value().read_at >= known.read_at => Op::Nop,
+        _ => Op::Put(known),
+    };
+    cache.entry(key).and_compute_with(put).await;
+}
 
 impl Expiry<Key, Arc<Known>> for GoodFor {
     fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<Duration> {
@@ -80,7 +89,7 @@ impl SessionCache {
                 // Where it fails, whoever asks when this one's time is over finds out.
                 actix_web::rt::spawn(async move {
                     if let Ok(known) = look.await {
-                        cache.insert(key, known).await;
+                        keep(&cache, key, known).await;
                     }
                 });
             }
@@ -149,7 +158,7 @@ mod tests {
         System::new().block_on(async {
             let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
             let (session, user) = row();
-            let old = Instant::now().checked_sub(MOST_AGE * 4 / 5).unwrap();
+            let old = Instant::now().checked_sub(MOST_AGE * 9 / 10).unwrap();
             cache.known.insert((ID, cache.versions.of(ID, USER)), Arc::new(Known::new(session, user, old))).await;
             for _ in 0..3 {
                 assert!(cache.get(ID, USER, counted(&looks)).await.unwrap().is_some());
@@ -161,6 +170,23 @@ mod tests {
             tokio::task::yield_now().await;
             let renewed = cache.get(ID, USER, counted(&looks)).await.unwrap().unwrap();
             assert!(renewed.read_at > old && looks.get() == 1);
+        });
+    }
+
+    #[test]
+    fn a_look_that_comes_late_replaces_nothing_newer() {
+        System::new().block_on(async {
+            let cache = SessionCache::new(Arc::default());
+            let key = (ID, cache.versions.of(ID, USER));
+            let now = Instant::now();
+            let read_before = |millis| {
+                let (session, user) = row();
+                Arc::new(Known::new(session, user, now.checked_sub(Duration::from_millis(millis)).unwrap()))
+            };
+            for (millis, kept) in [(50, 50), (200, 50), (10, 10)] {
+                keep(&cache.known, key, read_before(millis)).await;
+                assert_eq!(cache.known.get(&key).await.unwrap().read_at, read_before(kept).read_at);
+            }
         });
     }
 

@@ -252,6 +252,17 @@ impl Users for Store {
     }
 }
 
+impl Store {
+    async fn session_row(&mut self, id: SessionId) -> Answer<Option<(SessionRow, UserRow)>> {
+        on!(self, conn => sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
+            .select((SessionRow::as_select(), UserRow::as_select()))
+            .first(conn).await
+            .optional())
+    }
+}
+
 impl Sessions for Store {
     async fn insert_session(&mut self, session: &Session) -> Answer<()> {
         let row = SessionRow::from(session);
@@ -259,25 +270,21 @@ impl Sessions for Store {
     }
 
     async fn session_with_user(&mut self, id: SessionId) -> Answer<Option<(Session, User)>> {
-        let found = on!(self, conn => sessions::table
-            .inner_join(users::table)
-            .filter(sessions::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
-            .select((SessionRow::as_select(), UserRow::as_select()))
-            .first(conn).await
-            .optional());
+        let found = self.session_row(id).await;
         found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose())
     }
 
     async fn sessions_with_users(&mut self, ids: &[SessionId]) -> Answer<Vec<FoundSession>> {
-        if let [id] = ids {
-            return Ok(vec![self.session_with_user(*id).await]);
-        }
         let wanted: Vec<DbId> = ids.iter().map(|id| DbId(id.0)).collect();
-        let found = on!(self, conn => sessions::table
-            .inner_join(users::table)
-            .filter(sessions::id.eq_any(wanted).and(users::deleted_at.is_null()))
-            .select((SessionRow::as_select(), UserRow::as_select()))
-            .load(conn).await);
+        let found = match ids {
+            // This one's statement is kept, whatever the database.
+            [id] => self.session_row(*id).await.map(Vec::from_iter),
+            _ => on!(self, conn => sessions::table
+                .inner_join(users::table)
+                .filter(sessions::id.eq_any(&wanted).and(users::deleted_at.is_null()))
+                .select((SessionRow::as_select(), UserRow::as_select()))
+                .load(conn).await),
+        };
         found.map(|rows| sessions_and_users(ids, rows, &self.keys))
     }
 

@@ -29,9 +29,9 @@ impl Unavailable {
         Self { what: "Google's key service", source: source.into() }
     }
 
-    /// Whoever asked for several at once ended in a panic.
+    /// Whoever asked for several at once has not told what came of it: after a panic, or because a worker ends.
     pub fn unanswered() -> Self {
-        Self { what: "the database or the store", source: "the question for several ended in a panic".into() }
+        Self { what: "the database or the store", source: "a question for several was not answered".into() }
     }
 
     /// The same failure for one more of those who waited for it.

@@ -288,7 +288,8 @@ pub struct Before {
     pub audit: OffsetDateTime,
     /// Users that were never verified, counted from their last registration.
     pub unverified: OffsetDateTime,
-    /// Sessions that have run out, counted from their opening: whichever has run out was opened before this.
+    /// Sessions that have run out, counted from their opening. Under the present lives, whichever has run out was opened
+    /// before this; those that were opened under shorter ones stay a while longer.
     pub sessions: OffsetDateTime,
 }
 

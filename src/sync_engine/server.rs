@@ -110,7 +110,8 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Whether more can be started.
     can_grow: AtomicBool,
-    /// Set while `accept` fails, so that the log has one line per shortage.
+    /// Set while threads cannot be started or `accept` fails, so that the log has one line per shortage.
+    short_of_threads: AtomicBool,
     short_of_descriptors: AtomicBool,
     /// The connection of each thread.
     slots: Vec<Mutex<Option<Slot>>>,
@@ -151,6 +152,7 @@ where
         idle_threads: AtomicUsize::new(0),
         threads: Mutex::new(Vec::new()),
         can_grow: AtomicBool::new(true),
+        short_of_threads: AtomicBool::new(false),
         short_of_descriptors: AtomicBool::new(false),
         slots: (0..threads).map(|_| Mutex::new(None)).collect(),
         running: Mutex::new(0),
@@ -187,6 +189,7 @@ where
     match spawned {
         Ok(thread) => {
             threads.push(thread);
+            shared.short_of_threads.store(false, SeqCst);
             Ok(true)
         }
         Err(error) => {
@@ -277,7 +280,9 @@ impl Shared {
 
     /// Whether somebody waits whom no thread is free to serve.
     fn is_crowded(&self) -> bool {
-        if self.idle_threads.load(SeqCst) > 0 || self.can_grow.load(SeqCst) {
+        // Without descriptors, a thread more would accept nobody.
+        let can_grow = self.can_grow.load(SeqCst) && !self.short_of_descriptors.load(SeqCst);
+        if self.idle_threads.load(SeqCst) > 0 || can_grow {
             return false;
         }
         let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
@@ -334,7 +339,9 @@ impl Shared {
         F: Fn(&Request, Result<(), BodyError>) -> Response + Send + Sync + 'static,
     {
         let has_grown = grow(self, answer).unwrap_or_else(|error| {
-            tracing::warn!(%error, "no further thread can be started for now");
+            if !self.short_of_threads.swap(true, SeqCst) {
+                tracing::warn!(%error, "no further thread can be started for now");
+            }
             false
         });
         if !has_grown {
@@ -521,7 +528,7 @@ struct Patience(Duration);
 impl Patience {
     fn set(&mut self, left: Duration, set: impl FnOnce(Option<Duration>) -> io::Result<()>) -> io::Result<()> {
         let wanted = left.min(RECHECK);
-        if self.0 > wanted || self.0 < wanted / 2 {
+        if self.0.is_zero() || self.0 > wanted || self.0 < wanted / 2 {
             set(Some(wanted))?;
             self.0 = wanted;
         }

@@ -244,6 +244,17 @@ impl Users for Store {
     }
 }
 
+impl Store {
+    fn session_row(&mut self, id: SessionId) -> Result<Option<(SessionRow, UserRow)>, Unavailable> {
+        on!(self, conn => sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
+            .select((SessionRow::as_select(), UserRow::as_select()))
+            .first(conn)
+            .optional())
+    }
+}
+
 #[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
 impl Sessions for Store {
     fn insert_session(&mut self, session: &Session) -> Answer<()> {
@@ -252,25 +263,21 @@ impl Sessions for Store {
     }
 
     fn session_with_user(&mut self, id: SessionId) -> Answer<Option<(Session, User)>> {
-        let found = on!(self, conn => sessions::table
-            .inner_join(users::table)
-            .filter(sessions::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
-            .select((SessionRow::as_select(), UserRow::as_select()))
-            .first(conn)
-            .optional());
+        let found = self.session_row(id);
         ready(found.and_then(|rows| rows.map(|rows| session_and_user(rows, &self.keys)).transpose()))
     }
 
     fn sessions_with_users(&mut self, ids: &[SessionId]) -> Answer<Vec<FoundSession>> {
-        if let [id] = ids {
-            return ready(Ok(vec![self.session_with_user(*id).into_inner()]));
-        }
         let wanted: Vec<DbId> = ids.iter().map(|id| DbId(id.0)).collect();
-        let found = on!(self, conn => sessions::table
-            .inner_join(users::table)
-            .filter(sessions::id.eq_any(&wanted).and(users::deleted_at.is_null()))
-            .select((SessionRow::as_select(), UserRow::as_select()))
-            .load(conn));
+        let found = match ids {
+            // This one's statement is kept, whatever the database.
+            [id] => self.session_row(*id).map(Vec::from_iter),
+            _ => on!(self, conn => sessions::table
+                .inner_join(users::table)
+                .filter(sessions::id.eq_any(&wanted).and(users::deleted_at.is_null()))
+                .select((SessionRow::as_select(), UserRow::as_select()))
+                .load(conn)),
+        };
         ready(found.map(|rows| sessions_and_users(ids, rows, &self.keys)))
     }
 

@@ -28,7 +28,7 @@ struct State<Q, A> {
 struct Waiting<Q, A> {
     question: Q,
     tell: SyncSender<News<A>>,
-    // Has been told to lead, and has not done so yet.
+    // Leads, or has been told to.
     leads: bool,
 }
 
@@ -55,13 +55,12 @@ impl<Q, A> Together<Q, A> {
     pub fn ask(&self, question: Q, ask_all: impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) -> Result<A, Unavailable> {
         let (tell, news) = sync_channel(MOST_NEWS);
         let mut state = self.lock();
-        state.waiting.push(Waiting { question, tell, leads: false });
-        let mut leading = None;
-        if state.leaders < self.side_by_side {
-            state.leaders += 1;
-            leading = Some(Leading(self));
-        }
+        // Whoever leads at once is handed no further lead.
+        let leads = state.leaders < self.side_by_side;
+        state.leaders += usize::from(leads);
+        state.waiting.push(Waiting { question, tell, leads });
         drop(state);
+        let mut leading = leads.then(|| Leading(self));
         loop {
             let told = match &leading {
                 None => news.recv().map_err(|_gone| TryRecvError::Disconnected),
@@ -168,18 +167,20 @@ mod tests {
 
     #[test]
     fn whoever_comes_during_a_question_is_in_the_next_one() {
-        let (together, questions) = (Doubling::new(1), AtomicUsize::new(0));
+        let (together, questions, first) = (Doubling::new(1), AtomicUsize::new(0), AtomicUsize::new(0));
         let ask_all = |all: &[usize]| {
-            // The first one is held until all others wait.
+            // The first one, which is for one or a few, is held until all others wait.
             if questions.fetch_add(1, Ordering::SeqCst) == 0 {
-                wait_for(&together, 150);
+                first.store(all.len(), Ordering::SeqCst);
+                wait_for(&together, 151 - all.len());
             }
             assert!(all.len() <= MOST_TOGETHER);
             double(all)
         };
         let answers = ask(151, |nth| together.ask(nth, ask_all).unwrap());
         assert_eq!(answers, (0..151).map(|nth| nth * 2).collect::<Vec<_>>());
-        assert_eq!(questions.load(Ordering::SeqCst), 1 + 150_usize.div_ceil(MOST_TOGETHER));
+        let others = 151 - first.load(Ordering::SeqCst);
+        assert_eq!(questions.load(Ordering::SeqCst), 1 + others.div_ceil(MOST_TOGETHER));
         assert_at_rest(&together);
     }
 
@@ -203,9 +204,9 @@ mod tests {
     #[test]
     fn whoever_waits_while_a_question_fails_is_told_so_at_once() {
         let (together, questions) = (Doubling::new(1), AtomicUsize::new(0));
-        let ask_all = |_: &[usize]| {
+        let ask_all = |all: &[usize]| {
             if questions.fetch_add(1, Ordering::SeqCst) == 0 {
-                wait_for(&together, 150);
+                wait_for(&together, 151 - all.len());
             }
             Err(Unavailable::database("on purpose"))
         };
@@ -218,16 +219,20 @@ mod tests {
     fn whoever_gets_no_answer_and_whoever_waits_for_a_panic_is_told_so() {
         let together = Doubling::new(1);
         assert!(together.ask(1, |_| Ok(Vec::new())).is_err());
-        let panics = AtomicUsize::new(0);
+        let (panics, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let ask_all = |all: &[usize]| {
             if panics.fetch_add(1, Ordering::SeqCst) == 0 {
-                wait_for(&together, 10);
+                lost.store(all.len(), Ordering::SeqCst);
+                wait_for(&together, 11 - all.len());
                 panic!("on purpose");
             }
             double(all)
         };
         let done = ask(11, |nth| catch_unwind(AssertUnwindSafe(|| together.ask(nth, ask_all))));
-        assert_eq!(done.iter().filter(|one| one.as_ref().is_ok_and(Result::is_ok)).count(), 10);
+        assert_eq!(
+            done.iter().filter(|one| one.as_ref().is_ok_and(Result::is_ok)).count(),
+            11 - lost.load(Ordering::SeqCst)
+        );
         assert_at_rest(&together);
     }
 }
