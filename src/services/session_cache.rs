@@ -44,7 +44,7 @@ impl Known {
     pub fn new(session: Session, user: User, read_at: Instant) -> Self {
         // The last byte of an id is random: sessions that were read at once are not all read again at once.
         let sooner = session.id.0.as_bytes().last().copied().unwrap_or_default();
-        let most_age = MOST_AGE.saturating_sub(Duration::from_millis(sooner.into()) / 2);
+        let most_age = MOST_AGE.saturating_sub(Duration::from_millis(sooner.into()));
         let (is_noted, is_renewed) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { session: Arc::new(session), user: Arc::new(user), read_at, most_age, is_noted, is_renewed }
     }
@@ -54,10 +54,10 @@ impl Known {
         self.most_age.saturating_sub(now.saturating_duration_since(self.read_at))
     }
 
-    /// `true` for one of those who use this in the last sixth of its time: to read it anew, so that the others need not
+    /// `true` for one of those who use this in the last third of its time: to read it anew, so that the others need not
     /// wait for that when its time is over.
     pub fn may_renew(&self, now: Instant) -> bool {
-        self.good_for(now) < self.most_age / 6 && !self.is_renewed.swap(true, Ordering::Relaxed)
+        self.good_for(now) < self.most_age / 3 && !self.is_renewed.swap(true, Ordering::Relaxed)
     }
 
     /// `true` for the first of those who want to note that the session is in use: one statement is enough.
@@ -180,8 +180,8 @@ mod tests {
         let session = Session { id: SessionId(Uuid::from_u128(0x700)), ..session };
         let known = Known::new(session, world.users().remove(0), read_at);
         let after = |millis| read_at + Duration::from_millis(millis);
-        assert!(!known.may_renew(read_at) && !known.may_renew(after(625)));
-        assert!(known.may_renew(after(626)) && !known.may_renew(after(627)));
+        assert!(!known.may_renew(read_at) && !known.may_renew(after(500)));
+        assert!(known.may_renew(after(501)) && !known.may_renew(after(502)));
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
             Known::new(Session { id: SessionId(Uuid::from_u128(id)), ..session }, world.users().remove(0), read_at)
         };
         // Not all for as long: those that were read at once are not read again at once.
-        assert_eq!(known(0x7FF).good_for(read_at), MOST_AGE - Duration::from_micros(127_500));
+        assert_eq!(known(0x7FF).good_for(read_at), MOST_AGE - Duration::from_millis(255));
         let known = known(0x700);
         assert_eq!(known.good_for(read_at), MOST_AGE);
         assert_eq!(known.good_for(read_at + Duration::from_millis(700)), Duration::from_millis(50));
