@@ -62,12 +62,12 @@ impl<Q, A> Together<Q, A> {
         drop(state);
         let mut leading = leads.then(|| Leading(self));
         loop {
-            let told = match &leading {
-                None => news.recv().map_err(|_gone| TryRecvError::Disconnected),
-                Some(_) => {
-                    self.ask_once(&ask_all);
-                    news.try_recv()
-                }
+            let told = if leading.is_some() && self.ask_once(&ask_all) {
+                news.try_recv()
+            } else {
+                // Nobody waits: what was asked here is with another who leads, and its answer need not be watched for.
+                leading = None;
+                news.recv().map_err(|_gone| TryRecvError::Disconnected)
             };
             match told {
                 Ok(News::Done(answer)) => return answer,
@@ -79,10 +79,11 @@ impl<Q, A> Together<Q, A> {
         }
     }
 
-    fn ask_once(&self, ask_all: &impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) {
+    // Whether anybody waited.
+    fn ask_once(&self, ask_all: &impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) -> bool {
         let (questions, tell) = self.take();
         if questions.is_empty() {
-            return;
+            return false;
         }
         match ask_all(&questions) {
             // Whoever gets no answer sees their sender gone.
@@ -97,6 +98,7 @@ impl<Q, A> Together<Q, A> {
                 }
             }
         }
+        true
     }
 
     // The first of those that wait.
