@@ -3,7 +3,9 @@
 
 use std::{
     error::Error as _,
-    io,
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -109,10 +111,10 @@ fn boundary(message_id: Uuid) -> String {
 // --- spool files -----------------------------------------------------------------------------
 
 /// Mode of a directory that is created for spool files.
-pub const DIRECTORY_MODE: u32 = 0o700;
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// Mode of a spool file.
-pub const FILE_MODE: u32 = 0o600;
+const FILE_MODE: u32 = 0o600;
 
 /// The names under which one letter is written: first the temporary one, then renamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +145,27 @@ impl SpoolFile {
             path: directory.join(format!("{id}.{extension}")),
         }
     }
+
+    /// Writes the file: for its owner only, whole or not at all, and on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Transient`] with the kind of failure.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), SendError> {
+        self.write_and_rename(bytes).map_err(|error| not_written(&error))
+    }
+
+    fn write_and_rename(&self, bytes: &[u8]) -> io::Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+        let mut temporary =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.temporary)?;
+        temporary.write_all(bytes)?;
+        temporary.sync_all()?;
+        std::fs::rename(&self.temporary, &self.path)?;
+        // The name survives a power loss only when the directory is on disk too.
+        File::open(directory)?.sync_all()
+    }
 }
 
 /// The contents of a text message's file: two header lines, an empty line, the text.
@@ -153,8 +176,7 @@ pub fn text_message_file(to: &str, text: &str, id: Uuid) -> String {
 }
 
 /// Judges a failure to write a spool file: all of them may pass.
-#[must_use]
-pub fn not_written(error: &io::Error) -> SendError {
+fn not_written(error: &io::Error) -> SendError {
     SendError::Transient(format!("the letter's file could not be written ({})", error.kind()))
 }
 

@@ -63,7 +63,7 @@ const ASYNC_ENGINE: Rule = Rule {
 };
 const BLOCKING: Rule = Rule {
     under: &["src/"],
-    except: &["src/async_engine/sqlite_thread.rs", "src/async_engine/hasher.rs"],
+    except: &["src/async_engine/sqlite_thread.rs", "src/async_engine/hasher.rs", "src/async_engine/mailer.rs"],
     words: &["spawn_blocking", "block_in_place", "web::block"],
     // The SQLite connection has a method of this name, which runs on its own named thread.
     harmless: &["conn.spawn_blocking("],

@@ -1,9 +1,8 @@
 //! Sends mail from the v2 engine: into a directory of files, or to an SMTP server.
 
 use std::{
-    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,16 +12,12 @@ use lettre::transport::smtp::{
     client::AsyncSmtpConnection,
     commands::{Data, Noop},
 };
-use tokio::{
-    fs::{DirBuilder, File, OpenOptions},
-    io::AsyncWriteExt,
-};
 use uuid::Uuid;
 
 use crate::{
     mail::{
-        DIRECTORY_MODE, FILE_MODE, IDLE, IDLE_CONNECTIONS, MECHANISMS, SendError, SetupError, SmtpServer, SpoolFile,
-        Stage, Transaction, not_written, out_of_time, refused,
+        IDLE, IDLE_CONNECTIONS, MECHANISMS, SendError, SetupError, SmtpServer, SpoolFile, Stage, Transaction,
+        out_of_time, refused,
     },
     settings::MailUrl,
 };
@@ -71,7 +66,7 @@ impl Mailer {
     /// [`SendError::Permanent`] when the server refused this letter, else [`SendError::Transient`].
     pub async fn send(&self, message: &lettre::Message, id: Uuid) -> Result<(), SendError> {
         match &self.route {
-            Route::Directory(directory) => write_file(&SpoolFile::mail(directory, id), &message.formatted()).await,
+            Route::Directory(directory) => write_file(SpoolFile::mail(directory, id), message.formatted()).await,
             Route::Server(server) => server.send(message).await,
         }
     }
@@ -194,27 +189,15 @@ async fn deliver(connection: &mut AsyncSmtpConnection, transaction: &Transaction
     Ok(())
 }
 
-/// Writes a letter's file whole or not at all.
+/// Writes a spool file on a thread that may wait for the disk.
 ///
 /// # Errors
 ///
 /// [`SendError::Transient`] with the kind of failure.
-pub(super) async fn write_file(file: &SpoolFile, bytes: &[u8]) -> Result<(), SendError> {
-    write_and_rename(file, bytes).await.map_err(|error| not_written(&error))
-}
-
-async fn write_and_rename(file: &SpoolFile, bytes: &[u8]) -> io::Result<()> {
-    let directory = file.path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).await?;
-    let mut temporary =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&file.temporary).await?;
-    temporary.write_all(bytes).await?;
-    // Only `flush` tells that the write failed, on a full disk for instance; `sync_all` waits for it and says nothing.
-    temporary.flush().await?;
-    temporary.sync_all().await?;
-    tokio::fs::rename(&file.temporary, &file.path).await?;
-    // The name survives a power loss only when the directory is on disk too.
-    File::open(directory).await?.sync_all().await
+#[expect(clippy::disallowed_methods, reason = "once, where tokio's own files would do it at every step")]
+pub(super) async fn write_file(file: SpoolFile, bytes: Vec<u8>) -> Result<(), SendError> {
+    let written = tokio::task::spawn_blocking(move || file.write(&bytes)).await;
+    written.unwrap_or_else(|error| Err(SendError::Transient(error.to_string())))
 }
 
 #[cfg(test)]

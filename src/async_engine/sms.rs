@@ -67,7 +67,7 @@ impl SmsSender {
     pub async fn send(&self, to: &str, text: &str, id: Uuid) -> Result<(), SendError> {
         match &self.route {
             Route::Directory(directory) => {
-                write_file(&SpoolFile::text_message(directory, id), text_message_file(to, text, id).as_bytes()).await
+                write_file(SpoolFile::text_message(directory, id), text_message_file(to, text, id).into_bytes()).await
             }
             Route::Twilio(twilio) => twilio.send(to, text).await,
         }

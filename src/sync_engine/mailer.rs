@@ -1,11 +1,8 @@
 //! Sends mail from the v1 engine: into a directory of files, or to an SMTP server.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
-    io::{self, Write},
     net::{SocketAddr, ToSocketAddrs},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,8 +16,8 @@ use uuid::Uuid;
 
 use crate::{
     mail::{
-        DIRECTORY_MODE, FILE_MODE, IDLE, IDLE_CONNECTIONS, MECHANISMS, SendError, SetupError, SmtpServer, SpoolFile,
-        Stage, Transaction, not_written, out_of_time, refused,
+        IDLE, IDLE_CONNECTIONS, MECHANISMS, SendError, SetupError, SmtpServer, SpoolFile, Stage, Transaction,
+        out_of_time, refused,
     },
     settings::MailUrl,
 };
@@ -66,7 +63,7 @@ impl Mailer {
     /// [`SendError::Permanent`] when the server refused this letter, else [`SendError::Transient`].
     pub fn send(&self, message: &lettre::Message, id: Uuid) -> Result<(), SendError> {
         match &self.route {
-            Route::Directory(directory) => write_file(&SpoolFile::mail(directory, id), &message.formatted()),
+            Route::Directory(directory) => SpoolFile::mail(directory, id).write(&message.formatted()),
             Route::Server(server) => server.send(message),
         }
     }
@@ -185,27 +182,6 @@ fn deliver(connection: &mut SmtpConnection, transaction: &Transaction, deadline:
     step(connection, deadline)?;
     connection.message(&transaction.bytes).map_err(Failure::at(Stage::Letter))?;
     Ok(())
-}
-
-/// Writes a letter's file whole or not at all.
-///
-/// # Errors
-///
-/// [`SendError::Transient`] with the kind of failure.
-pub(super) fn write_file(file: &SpoolFile, bytes: &[u8]) -> Result<(), SendError> {
-    write_and_rename(file, bytes).map_err(|error| not_written(&error))
-}
-
-fn write_and_rename(file: &SpoolFile, bytes: &[u8]) -> io::Result<()> {
-    let directory = file.path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
-    let mut temporary =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&file.temporary)?;
-    temporary.write_all(bytes)?;
-    temporary.sync_all()?;
-    std::fs::rename(&file.temporary, &file.path)?;
-    // The name survives a power loss only when the directory is on disk too.
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

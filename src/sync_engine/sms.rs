@@ -9,7 +9,6 @@ use ureq::{
 use url::Url;
 use uuid::Uuid;
 
-use super::mailer::write_file;
 use crate::{
     mail::{
         ANSWER_LIMIT, FORM, SendError, SetupError, SpoolFile, TwilioRequest, cryptography, text_message_file,
@@ -65,7 +64,7 @@ impl SmsSender {
     pub fn send(&self, to: &str, text: &str, id: Uuid) -> Result<(), SendError> {
         match &self.route {
             Route::Directory(directory) => {
-                write_file(&SpoolFile::text_message(directory, id), text_message_file(to, text, id).as_bytes())
+                SpoolFile::text_message(directory, id).write(text_message_file(to, text, id).as_bytes())
             }
             Route::Twilio(twilio) => twilio.send(to, text),
         }
