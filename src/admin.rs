@@ -17,7 +17,7 @@ use crate::{
         limits::LocalLimiter,
         model::{Caller, OutboxState},
         passwords::Password,
-        ports::{Outbox as _, Ports as _},
+        ports::{Outbox as _, Ports as _, READS_SIDE_BY_SIDE},
         reset_mfa,
         run::run,
         unlock,
@@ -154,7 +154,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     Ok(BlockingPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
         sessions: SessionCache::new(Arc::default()),
-        reads: Together::new(2),
+        reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(rotation::side_by_side(settings)),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
         policy: Arc::new(parts::policy(settings)),

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::{
     api::Edge,
     async_engine, parts,
-    services::{limits::LocalLimiter, session_cache::Versions},
+    services::{limits::LocalLimiter, ports::READS_SIDE_BY_SIDE, session_cache::Versions},
     settings::{MailUrl, Settings, SmsUrl},
     store::{self, migrations, rotation},
     sync_engine::{
@@ -62,7 +62,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             let ports = BlockingPorts {
                 ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
-                reads: Together::new(2),
+                reads: Together::new(READS_SIDE_BY_SIDE),
                 rotations: Together::new(rotation::side_by_side(settings)),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),

@@ -12,7 +12,7 @@ use bifrons::services::model::{
     UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Inserted, Living, Outbox as _, Ports as _, Rotation, Sessions as _, Users as _,
+    Audit as _, Inserted, Living, Outbox as _, Ports as _, READS_SIDE_BY_SIDE, Rotation, Sessions as _, Users as _,
 };
 use bifrons::settings::{DatabaseUrl, Settings};
 use bifrons::store::migrations;
@@ -148,7 +148,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     AsyncPorts {
         ephemeral: EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
         sessions: SessionCache::new(Arc::default()),
-        reads: Together::new(2),
+        reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(bifrons::store::rotation::side_by_side(settings)),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),

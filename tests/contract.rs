@@ -15,8 +15,8 @@ use bifrons::services::model::{
     Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Ephemeral, Inserted, Living, Outbox as _, Ports, Rotated, Rotation, SecondFactors as _,
-    Sessions, Users as _,
+    Audit as _, Before, Bundle, Ephemeral, First, Inserted, Living, Outbox as _, Ports, Put, READS_SIDE_BY_SIDE,
+    Rotated, Rotation, SecondFactors as _, Sessions, Users as _,
 };
 use bifrons::services::run::run;
 use bifrons::services::totp::{TotpFactor, TotpSecret};
@@ -86,7 +86,7 @@ impl Adapter for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
-            reads: sync_engine::Together::new(2),
+            reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
@@ -125,7 +125,7 @@ impl Adapter for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
-            reads: async_engine::Together::new(2),
+            reads: async_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
@@ -346,11 +346,15 @@ everywhere! { DATABASES:
     a_commit_that_fails_keeps_nothing_and_spoils_no_connection
     a_count_that_cannot_be_committed_is_not_told
     units_of_work_side_by_side_all_succeed
+    a_sign_in_is_written_in_one_trip_as_row_by_row
+    a_sign_up_is_written_in_one_trip_or_not_at_all
+    what_fails_in_one_trip_keeps_nothing_of_it
 }
 
 everywhere! { STORES:
     an_entry_lives_as_long_as_it_is_told
     an_entry_is_put_where_none_is
+    entries_are_put_and_found_together
     of_many_removals_of_one_value_exactly_one_succeeds
     a_counter_counts_everyone_and_lives_from_its_first_count
     what_is_taken_back_from_a_counter_is_as_if_it_had_not_been_counted
@@ -1743,6 +1747,169 @@ mod stories {
         ["users", "sessions", "outbox", "audit_events"].map(|table| world.count(table))
     }
 
+    /// Everything in a row of this table, but for its id.
+    fn all_but_id<P: Adapter>(world: &World<P>, table: &str) -> Vec<String> {
+        let columns: &[&str] = match table {
+            "audit_events" => &[
+                "action",
+                "outcome",
+                "reason",
+                "ip",
+                "user_agent",
+                "browser",
+                "os",
+                "request_id",
+                "engine",
+                "device",
+                "country",
+                "city",
+                "user_id",
+                "session_id",
+                "identifier_index",
+                "at",
+            ],
+            "outbox" => &[
+                "channel",
+                "kind",
+                "payload",
+                "state",
+                "attempts",
+                "created_at",
+                "available_at",
+                "expires_at",
+                "last_error",
+            ],
+            _ => &[
+                "user_id",
+                "generation",
+                "rotated_at",
+                "expires_at",
+                "created_at",
+                "last_used_at",
+                "ended_at",
+                "end_reason",
+                "ip",
+                "user_agent",
+                "browser",
+                "os",
+                "device",
+                "country",
+                "city",
+            ],
+        };
+        let of = |column: &&str| {
+            let sqlite = format!("SELECT group_concat(hex({column}), '|' ORDER BY id) AS value FROM {table}");
+            let postgres =
+                format!("SELECT string_agg(coalesce({column}::text, 'none'), '|' ORDER BY id) AS value FROM {table}");
+            format!("{column} {}", world.value(&sqlite, &postgres))
+        };
+        columns.iter().map(of).collect()
+    }
+
+    pub(super) async fn a_sign_in_is_written_in_one_trip_as_row_by_row<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let user = inserted(ports, user(ports)).await;
+        let session = Session {
+            ended_at: Some(later(ports.now(), 9)),
+            end_reason: Some(EndReason::Displaced),
+            ..session(ports, &user)
+        };
+        let event = AuditEvent { identifier_index: Some(vec![0, 255, 16]), ..audit_event(ports) }
+            .of_user(user.id)
+            .in_session(session.id);
+        let entries = [letter(ports), OutboxEntry { channel: Channel::Event, expires_at: None, ..letter(ports) }];
+        let at = later(ports.now(), 1);
+        let first = First::SignIn { user: &user, new_hash: Some("$new"), at };
+        let bundle = Bundle { first, session: Some(&session), event: &event, entries: &entries };
+        let tables = ["audit_events", "outbox", "sessions"];
+        assert!(ports.write(&bundle).await.expect("an answer"));
+        let in_one_trip = tables.map(|table| all_but_id(world, table));
+        let written = found(&world.twin(), user.id).await.expect("a user");
+        assert_same(
+            &written,
+            &User { last_login_at: Some(at), password_hash: Some("$new".to_owned()), ..user.clone() },
+        );
+        assert_eq!(session_now(ports, session.id).await, session);
+        assert_eq!(pending(&mut ports.store().await.expect("a connection"), Channel::Mail).await, 1);
+
+        // Once more it is not who was looked up: not a row of it is written.
+        assert!(!ports.write(&bundle).await.expect("an answer"));
+        let disabled = inserted(ports, User { is_active: false, ..super::user(ports) }).await;
+        let since = User { second_factor_at: None, ..written.clone() };
+        for stale in [&user, &disabled, &since] {
+            let first = First::SignIn { user: stale, new_hash: None, at: later(at, 1) };
+            assert!(!ports.write(&Bundle { first, ..bundle }).await.expect("an answer"));
+        }
+        assert_same(&found(ports, user.id).await.expect("a user"), &written);
+        assert_eq!(tables.map(|table| all_but_id(world, table)), in_one_trip);
+
+        // Row by row it comes to the same.
+        for table in tables {
+            let statement = format!("DELETE FROM {table}");
+            world.execute(&statement, &statement);
+        }
+        let again = Bundle { first: First::SignIn { user: &written, new_hash: None, at }, ..bundle };
+        let each = ports.transaction(async |store| again.write_each(store).await).await;
+        assert!(each.expect("an answer"));
+        assert_eq!(tables.map(|table| all_but_id(world, table)), in_one_trip);
+        assert_same(&found(ports, user.id).await.expect("a user"), &written);
+    }
+
+    pub(super) async fn a_sign_up_is_written_in_one_trip_or_not_at_all<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let rest = async |first: First<'_>| {
+            let (event, entries) = (audit_event(ports), [letter(ports)]);
+            ports.write(&Bundle { first, session: None, event: &event, entries: &entries }).await.expect("an answer")
+        };
+        let (whole, sparse) = (user(ports), unverified(ports));
+        for fresh in [&whole, &sparse] {
+            assert!(rest(First::SignUp(fresh)).await);
+            assert_same(&found(&world.twin(), fresh.id).await.expect("a user"), fresh);
+        }
+        assert_eq!(rows(world), [2, 0, 2, 2]);
+        // Under one identifier there is one, and of the other's sign-up nothing.
+        let other = User { id: UserId(ports.new_id()), pid: letters_only(10), phone: None, ..whole.clone() };
+        assert!(!rest(First::SignUp(&other)).await);
+        assert_eq!(rows(world), [2, 0, 2, 2]);
+        let answers = ports
+            .together(20, async |ports, _| {
+                let fresh = User { email: Some("one@example.org".to_owned()), ..unverified(&ports) };
+                let (event, entries) = (audit_event(&ports), [letter(&ports)]);
+                let bundle = Bundle { first: First::SignUp(&fresh), session: None, event: &event, entries: &entries };
+                ports.write(&bundle).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|is_written| **is_written).count(), 1);
+        assert_eq!(rows(world), [3, 0, 3, 3]);
+
+        let at = later(ports.now(), 5);
+        for (id, is_contested) in [(sparse.id, false), (sparse.id, true), (sparse.id, false), (whole.id, true)] {
+            assert!(rest(First::Renewal { user: id, is_contested, at }).await);
+        }
+        assert!(rest(First::Nothing).await);
+        assert_same(&found(ports, whole.id).await.expect("a user"), &whole);
+        let renewed = User { is_contested: true, updated_at: at, ..sparse.clone() };
+        assert_same(&found(ports, sparse.id).await.expect("a user"), &renewed);
+        assert_eq!(rows(world), [3, 0, 8, 8], "in any case the rest is written");
+    }
+
+    pub(super) async fn what_fails_in_one_trip_keeps_nothing_of_it<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let user = inserted(ports, user(ports)).await;
+        let (session, event, entry) = (session(ports, &user), audit_event(ports), letter(ports));
+        let first = First::SignIn { user: &user, new_hash: None, at: ports.now() };
+        // The second of two entries is there already.
+        let entries = [entry.clone(), entry.clone()];
+        let bundle = Bundle { first, session: Some(&session), event: &event, entries: &entries };
+        assert!(ports.write(&bundle).await.is_err());
+        assert_eq!(rows(world), [1, 0, 0, 0]);
+        assert_same(&found(ports, user.id).await.expect("a user"), &user);
+        world.refuse_commits();
+        assert!(ports.write(&Bundle { entries: &[entry], ..bundle }).await.is_err());
+        assert_eq!(rows(world), [1, 0, 0, 0]);
+        assert_same(&found(&world.twin(), user.id).await.expect("a user"), &user);
+    }
+
     pub(super) async fn a_unit_of_work_is_kept_or_undone_as_a_whole<P: Adapter>(world: &World<P>) {
         let ports = &world.ports;
         let kept = ports
@@ -1886,6 +2053,30 @@ mod stories {
                 .await;
             assert_eq!(answers.iter().filter(|answer| answer.is_none()).count(), 1);
         }
+    }
+
+    pub(super) async fn entries_are_put_and_found_together<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        let put = |key: &str, value: &[u8], ttl| Put { key: key.to_owned(), value: value.to_owned(), ttl };
+        store.put("a", b"old", LONG * 9).await.expect("an answer");
+        store.increment("count", LONG).await.expect("an answer");
+        store.put_all(&[put("short", b"1", Duration::from_millis(1))]).await.expect("an answer");
+        let all = [put("a", b"new", LONG), put("b", &[0, 255, 0], LONG * 2), put("c", b"", LONG)];
+        store.put_all(&all).await.expect("an answer");
+        pause(Duration::from_millis(5));
+        let keys = ["nobody", "b", "count", "a", "short", "c"];
+        let found = world.twin().ephemeral().get_all(keys).await.expect("an answer");
+        let values = found.each_ref().map(|entry| entry.as_ref().map(|entry| entry.value.as_slice()));
+        let [nobody, b, count, a, short, c] = values;
+        assert_eq!(
+            (nobody, b, a, short, c),
+            (None, Some([0, 255, 0].as_slice()), Some(b"new".as_slice()), None, Some(b"".as_slice()))
+        );
+        assert!(count.is_some(), "a counter is there");
+        let lives_for =
+            |n: usize, ttl| found.get(n).and_then(Option::as_ref).is_some_and(|entry| lives(entry.expires_in, ttl));
+        assert!(lives_for(1, LONG * 2) && lives_for(3, LONG) && lives_for(5, LONG));
+        assert_eq!(store.increment("count", LONG).await.expect("an answer"), 2);
     }
 
     pub(super) async fn of_many_removals_of_one_value_exactly_one_succeeds<P: Adapter>(world: &World<P>) {

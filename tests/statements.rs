@@ -21,7 +21,7 @@ use bifrons::services::keys::Keys;
 use bifrons::services::letters::Message;
 use bifrons::services::model::{Caller, Role, SessionId};
 use bifrons::services::passwords::Password;
-use bifrons::services::ports::{Ports, Sessions as _};
+use bifrons::services::ports::{Ports, READS_SIDE_BY_SIDE, Sessions as _};
 use bifrons::services::run::run;
 use bifrons::services::session_cache::MOST_AGE;
 use bifrons::settings::{DatabaseUrl, Settings};
@@ -32,6 +32,7 @@ use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_inst
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
@@ -47,6 +48,8 @@ struct Row {
     operation: String,
     /// How many, and how many more for each of something.
     statements: (usize, usize),
+    /// How many on SQLite, where they are others.
+    on_sqlite: Option<usize>,
     commits: usize,
     round_trips: usize,
 }
@@ -62,12 +65,16 @@ fn rows_of(page: &str) -> Vec<Row> {
 fn row_of(line: &str) -> Option<Row> {
     let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
     let [operation, statements, commits, round_trips] = cells.try_into().ok()?;
+    let (statements, on_sqlite) = match statements.split_once("; SQLite ") {
+        None => (statements, None),
+        Some((statements, on_sqlite)) => (statements, Some(on_sqlite.parse().ok()?)),
+    };
     let statements = match statements.split_once(" + ") {
         None => (statements.parse().ok()?, 0),
         Some((fixed, more)) => (fixed.parse().ok()?, more.split_once(" for each")?.0.parse().ok()?),
     };
     let (commits, round_trips) = (commits.parse().ok()?, round_trips.parse().ok()?);
-    Some(Row { operation: operation.to_owned(), statements, commits, round_trips })
+    Some(Row { operation: operation.to_owned(), statements, on_sqlite, commits, round_trips })
 }
 
 /// What an operation did.
@@ -80,7 +87,9 @@ struct Found {
 
 /// Where it did otherwise than the row says, which is of `each` things.
 fn difference(row: &Row, each: usize, found: &Found) -> Option<String> {
-    let statements = row.statements.0 + row.statements.1 * each;
+    // Commits can be counted on PostgreSQL only.
+    let on_sqlite = row.on_sqlite.filter(|_| found.commits.is_none());
+    let statements = on_sqlite.unwrap_or(row.statements.0 + row.statements.1 * each);
     let is_so = found.statements.len() == statements
         && found.commits.is_none_or(|commits| commits == row.commits)
         && found.commands.len() == row.round_trips;
@@ -102,13 +111,27 @@ fn difference(row: &Row, each: usize, found: &Found) -> Option<String> {
 }
 
 static STATEMENTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+// Those that a connection keeps prepared.
+static KEPT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn recorder() -> Option<Box<dyn Instrumentation>> {
-    Some(Box::new(|event: InstrumentationEvent<'_>| {
-        if let InstrumentationEvent::StartQuery { query, .. } = event {
+    Some(Box::new(|event: InstrumentationEvent<'_>| match event {
+        InstrumentationEvent::StartQuery { query, .. } => {
             STATEMENTS.lock().expect("no panic under the lock").push(query.to_string());
         }
+        InstrumentationEvent::CacheQuery { sql, .. } => {
+            KEPT.lock().expect("no panic under the lock").insert(sql.to_owned());
+        }
+        _ => (),
     }))
+}
+
+/// Those that are prepared anew each time, which is a second round trip to PostgreSQL.
+fn not_kept(statements: &[String]) -> Vec<&str> {
+    let kept = KEPT.lock().expect("no panic under the lock");
+    let texts = statements.iter().map(|shown| shown.split_once(" -- binds").map_or(shown.as_str(), |(text, _)| text));
+    let is_prepared = |text: &&str| !text.starts_with("BEGIN") && *text != "COMMIT" && *text != "ROLLBACK";
+    texts.filter(is_prepared).filter(|text| !kept.contains(*text)).collect()
 }
 
 /// What came in since the last call.
@@ -204,7 +227,7 @@ impl Engine for BlockingPorts {
         Self {
             ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
-            reads: sync_engine::Together::new(2),
+            reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
@@ -234,7 +257,7 @@ impl Engine for AsyncPorts {
         Self {
             ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
-            reads: async_engine::Together::new(2),
+            reads: async_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
@@ -914,7 +937,12 @@ async fn differences<P: Engine>(world: &World<P>, rows: &[Row]) -> Vec<String> {
             let _ = world.count(&world.prepare(*case).await).await;
             let (step, found) = counted(world, *case).await;
             let difference = difference(row, step.each, &found);
-            differences.extend(difference.map(|text| format!("{operation} ({case:?}, {}): {text}", world.name())));
+            // As many texts as there are sets of fields: not worth keeping.
+            let is_any_text = matches!(case, Case::UpdateMe | Case::UpdateMeKeyed);
+            let not_kept = not_kept(&found.statements).into_iter().filter(|_| !is_any_text);
+            let not_kept = not_kept.map(|text| format!("not kept prepared: {text}"));
+            let found = difference.into_iter().chain(not_kept);
+            differences.extend(found.map(|text| format!("{operation} ({case:?}, {}): {text}", world.name())));
         }
     }
     differences

@@ -18,12 +18,13 @@ use crate::{
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
-        ports::{Entry, Ephemeral},
+        ports::{Entry, Ephemeral, Put},
     },
     settings::{Settings, StoreUrl},
     store::{
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
+        rows::{EntryRow, entries_of, put_all},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -236,6 +237,25 @@ impl Ephemeral for EphemeralStore {
             server => commands::get(key).invoke_async(server).await.map(commands::entry))
     }
 
+    async fn put_all(&self, all: &[Put]) -> Result<(), Unavailable> {
+        let now = system::now();
+        at!(self, Tries::Two,
+            conn => put_all(all, now).execute(conn).await.map(drop),
+            server => commands::put_all(all).invoke_async(server).await)
+    }
+
+    async fn get_all<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<Entry>; N], Unavailable> {
+        let now = system::now();
+        at!(reading self, Tries::Two,
+            conn => Prepared(entries::table
+                .filter(entries::key.eq_any(keys).and(entries::expires_at.gt(DbMoment(now))))
+                .select((entries::key, entries::value, entries::expires_at)))
+                .load::<EntryRow>(conn)
+                .await
+                .map(|rows| entries_of(keys, &rows, now)),
+            server => commands::get_all(&keys).invoke_async(server).await.and_then(commands::entries))
+    }
+
     async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable> {
         let now = DbMoment(system::now());
         at!(self, Tries::One,
@@ -283,9 +303,9 @@ impl Ephemeral for EphemeralStore {
     async fn decrement(&self, key: &str) -> Result<(), Unavailable> {
         let now = DbMoment(system::now());
         at!(self, Tries::One,
-            conn => diesel::update(entries::table)
+            conn => Prepared(diesel::update(entries::table)
                 .filter(entries::key.eq(key).and(entries::count.gt(0)).and(entries::expires_at.gt(now)))
-                .set(entries::count.eq(entries::count - 1))
+                .set(entries::count.eq(entries::count - 1)))
                 .execute(conn)
                 .await
                 .map(drop),

@@ -18,7 +18,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{FoundSession, Ports, Rotated, Rotation, Sessions as _},
+        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _},
         session_cache::{Changes, Known},
     },
     system,
@@ -129,6 +129,15 @@ impl Ports for AsyncPorts {
             self.wake.wake();
         }
         done
+    }
+
+    async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
+        let mut store = self.lend(self.database.check_out_to_write().await?);
+        let is_written = store.write(bundle).await?;
+        if is_written && store.has_letters {
+            self.wake.wake();
+        }
+        Ok(is_written)
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {

@@ -44,7 +44,8 @@ use crate::{
     parts,
     places::Places,
     services::{
-        error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, problem::Problem, session_cache::Versions,
+        error::Unavailable, keys::Keys, limits::LocalLimiter, policy::Policy, ports::READS_SIDE_BY_SIDE,
+        problem::Problem, session_cache::Versions,
     },
     settings::Settings,
     store::rotation,
@@ -151,7 +152,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
             database,
             ephemeral,
             sessions: sessions.clone(),
-            reads: Together::new(2),
+            reads: Together::new(READS_SIDE_BY_SIDE),
             rotations: Together::new(rotation::side_by_side(settings)),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),

@@ -25,12 +25,14 @@ use crate::{
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{
-            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users,
+            Audit, Before, Bundle, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
+            Users,
         },
         session_cache::Changes,
         totp::TotpFactor,
     },
     store::{
+        bundle::Rows,
         prepared::Prepared,
         rotation::Batch,
         rows::{
@@ -132,10 +134,10 @@ impl Users for Store {
     async fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Answer<bool> {
         self.changes.note_user(id);
         let row = ConfirmationRow::new(with, at);
-        let changed = on!(self, conn => diesel::update(users::table)
+        let changed = on!(self, conn => Prepared(diesel::update(users::table)
             .filter(users::id.eq(DbId(id.0)))
             .filter(users::is_verified.eq(false).and(users::is_active.eq(true)).and(users::deleted_at.is_null()))
-            .set(&row)
+            .set(&row))
             .execute(conn).await);
         changed.map(|rows| rows == 1)
     }
@@ -253,6 +255,30 @@ impl Users for Store {
 }
 
 impl Store {
+    /// [`Ports::write`](crate::services::ports::Ports::write) on this connection.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn write(&mut self, bundle: &Bundle<'_>) -> Answer<bool> {
+        bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
+        self.has_letters |= bundle.has_letters();
+        let rows = Rows::of(bundle, &self.keys, self.nonce);
+        match &mut self.connection {
+            Connection::Sqlite(lease, _) => {
+                let limit = lease.begin_statement();
+                let conn = &mut **lease;
+                let work = move |conn: &mut SqliteConnection| rows.in_sqlite(conn);
+                let answer = timeout(limit, conn.spawn_blocking(work)).await;
+                lease.end_statement(answer)
+            }
+            Connection::Postgres(lease) => {
+                let limit = lease.begin_statement();
+                let answer = timeout(limit, rows.for_postgres().load(&mut **lease)).await;
+                lease.end_statement(answer.map(|counted| counted.and_then(sql::counted))).map(|count| count > 0)
+            }
+        }
+    }
+
     async fn session_row(&mut self, id: SessionId) -> Answer<Option<(SessionRow, UserRow)>> {
         on!(self, conn => sessions::table
             .inner_join(users::table)
@@ -485,25 +511,25 @@ impl Audit for Store {
 
     async fn login_events(&mut self, user: UserId, actions: &[&str], page: Page) -> Answer<Listed<LoginEvent>> {
         let own = || audit_events::user_id.eq(DbId(user.0)).and(audit_events::action.eq_any(actions));
-        let count = on!(self, conn => audit_events::table
+        let count = on!(self, conn => Prepared(audit_events::table
             .filter(own())
-            .count()
+            .count())
             .get_result(conn).await);
         let rows = match page.after {
-            None => on!(self, conn => audit_events::table
+            None => on!(self, conn => Prepared(audit_events::table
                 .filter(own())
                 .order((audit_events::at.desc(), audit_events::id.desc()))
                 .limit(page.limit)
-                .select(LoginEventRow::as_select())
+                .select(LoginEventRow::as_select()))
                 .load(conn).await),
             Some((at, id)) => {
                 let (at, id) = (DbMoment(at), DbId(id));
                 let later = audit_events::at.lt(at).or(audit_events::at.eq(at).and(audit_events::id.lt(id)));
-                on!(self, conn => audit_events::table
+                on!(self, conn => Prepared(audit_events::table
                     .filter(own().and(later))
                     .order((audit_events::at.desc(), audit_events::id.desc()))
                     .limit(page.limit)
-                    .select(LoginEventRow::as_select())
+                    .select(LoginEventRow::as_select()))
                     .load(conn).await)
             }
         };

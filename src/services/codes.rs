@@ -8,7 +8,7 @@ use super::{
     error::Unavailable,
     identifier::Identifier,
     model::UserId,
-    ports::{Entry, Ephemeral, Ports},
+    ports::{Entry, Ephemeral, Ports, Put},
 };
 
 /// What a code proves; one made for another purpose proves nothing.
@@ -53,12 +53,18 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// # Errors
 /// The store is away.
 pub async fn issue<P: Ports>(ports: &P, user: UserId, purpose: Purpose, binding: &str) -> Result<String, Unavailable> {
+    let (code, put) = draw(ports, user, purpose, binding);
+    ports.ephemeral().put(&put.key, &put.value, put.ttl).await?;
+    Ok(code)
+}
+
+/// As [`issue`], for a caller who stores the code together with something else.
+pub fn draw<P: Ports>(ports: &P, user: UserId, purpose: Purpose, binding: &str) -> (String, Put) {
     let code = six_digits(ports);
     let issue = ports.new_id();
     let digest = ports.keys().code_digest(user, &bound(purpose, binding), &code);
     let value = [issue.as_bytes().as_slice(), digest.as_slice()].concat();
-    ports.ephemeral().put(&key(user, purpose), &value, ports.policy().otp.ttl).await?;
-    Ok(code)
+    (code, Put { key: key(user, purpose), value, ttl: ports.policy().otp.ttl })
 }
 
 fn bound(purpose: Purpose, binding: &str) -> String {

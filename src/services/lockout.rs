@@ -19,7 +19,7 @@ use super::{
     error::Unavailable,
     identifier::Identifier,
     model::{Caller, SessionId, User, UserId},
-    ports::{Ephemeral, Ports},
+    ports::{Entry, Ephemeral, Ports},
     register::stored_identifiers,
 };
 
@@ -83,11 +83,26 @@ pub const fn judge(failures: i64, limit: i64) -> Verdict {
 /// # Errors
 /// The store is away.
 pub async fn locked_for<P: Ports>(ports: &P, subject: &Subject) -> Result<Option<Duration>, Unavailable> {
-    Ok(ports
-        .ephemeral()
-        .get(&subject.key("lock"))
-        .await?
-        .map(|lock| lock.expires_in.min(ports.policy().lockout.duration)))
+    Ok(left(ports, ports.ephemeral().get(&lock_key(subject)).await?))
+}
+
+/// Where a subject's lock is.
+pub fn lock_key(subject: &Subject) -> String {
+    subject.key("lock")
+}
+
+/// How long what was found at [`lock_key`] still locks.
+pub fn left<P: Ports>(ports: &P, lock: Option<Entry>) -> Option<Duration> {
+    lock.map(|lock| lock.expires_in.min(ports.policy().lockout.duration))
+}
+
+/// As [`locked_for`], and whether there are failures for [`forget`] to forget.
+///
+/// # Errors
+/// The store is away.
+pub async fn standing<P: Ports>(ports: &P, subject: &Subject) -> Result<(Option<Duration>, bool), Unavailable> {
+    let [lock, failures] = ports.ephemeral().get_all([&lock_key(subject), &subject.key("failures")]).await?;
+    Ok((left(ports, lock), failures.is_some()))
 }
 
 /// How long any of a user's identifiers is still locked on the caller's device: a lock on one of them is for every way in

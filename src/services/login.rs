@@ -17,12 +17,12 @@ use super::{
     lockout::{self, Subject},
     model::{Caller, User},
     passwords::{self, HashAs, Password, Verified},
-    ports::{Audit as _, Ports, Users as _},
+    ports::{Audit as _, Ephemeral as _, Ports, Users as _},
     problem::Problem,
-    registration::{REGISTRATION_TTL, waiting_hash},
+    registration::{self, REGISTRATION_TTL, waiting_key},
     second_factor::{Entered, enter},
     session::{self, OpenError},
-    stuffing::{self, SlowedError},
+    stuffing,
 };
 
 /// `POST /auth/login/`
@@ -54,7 +54,7 @@ pub enum LoginError {
     /// The password was right, but an operator has disabled the account.
     #[error("the account is disabled")]
     Disabled,
-    /// The address has tried many accounts.
+    /// The address has tried many accounts, and has used up its tries.
     #[error("the address is slowed")]
     Throttled(Problem),
     /// Too many hashes are being made.
@@ -63,15 +63,6 @@ pub enum LoginError {
     /// Something outside did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-}
-
-impl From<SlowedError> for LoginError {
-    fn from(error: SlowedError) -> Self {
-        match error {
-            SlowedError::Throttled(problem) => Self::Throttled(problem),
-            SlowedError::Unavailable(error) => Self::Unavailable(error),
-        }
-    }
 }
 
 impl From<LoginError> for Problem {
@@ -110,15 +101,18 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     let is_over = |user: &User| !user.is_verified && user.updated_at + REGISTRATION_TTL <= ports.now();
     let user = user.filter(|user| !is_over(user));
     let known = devices::known(ports, caller, user.as_ref());
-    if known.is_none() {
-        // Whoever shares a slowed address with somebody else goes on signing in on their own device.
-        stuffing::admit_slowed(ports, caller).await?;
-    }
     let subject = Subject::new(ports, &identifier, known.as_ref());
-    let locked = lockout::locked_for(ports, &subject).await?;
+    let waiting_key = waiting_key(ports, &identifier);
+    let keys = [&stuffing::slowed_key(caller), &lockout::lock_key(&subject), &waiting_key];
+    let [slowed, lock, waiting] = ports.ephemeral().get_all(keys.map(String::as_str)).await?;
+    // Whoever shares a slowed address with somebody else goes on signing in on their own device.
+    if slowed.is_some() && known.is_none() {
+        stuffing::admit_slowed(ports, caller).await.map_err(LoginError::Throttled)?;
+    }
+    let locked = lockout::left(ports, lock);
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
     let done = passwords::imported_cost(hash.as_deref());
-    let waiting = waiting_hash(ports, &identifier).await?;
+    let waiting = registration::waiting(ports, &waiting_key, waiting);
     let verified = ports.verify_password(password.clone(), hash, waiting.clone()).await?;
 
     let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
@@ -149,7 +143,8 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         };
     }
     // Failures side by side may have locked it meanwhile: then the right password comes too late.
-    if let Some(wait) = lockout::locked_for(ports, &subject).await? {
+    let (too_late, has_failures) = lockout::standing(ports, &subject).await?;
+    if let Some(wait) = too_late {
         hide_cost().await?;
         return refuse("locked", LoginError::Locked(wait)).await;
     }
@@ -174,17 +169,14 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         }
         Verified::Yes | Verified::Other | Verified::No => None,
     };
-    let mut opened = ports
-        .transaction(async |store| session::open(ports, store, user, new_hash.as_deref(), "login", caller).await)
-        .await;
+    let mut opened = session::sign_in(ports, user, new_hash.as_deref(), "login", caller).await;
     if matches!(opened, Err(OpenError::Changed)) {
         // Perhaps only rehashed by a sign-in beside this one: looked at once more.
         let user = ports.store().await?.user_by_identifier(&identifier).await?;
         let hash = user.as_ref().and_then(|user| user.password_hash.clone());
         let verified = ports.verify_password(password, hash, None).await?;
         if let (Some(user), Verified::Yes | Verified::Outdated) = (user, verified) {
-            opened =
-                ports.transaction(async |store| session::open(ports, store, user, None, "login", caller).await).await;
+            opened = session::sign_in(ports, user, None, "login", caller).await;
         }
     }
     let opened = match opened {
@@ -194,7 +186,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         Err(OpenError::Unavailable(error)) => return Err(error.into()),
     };
     // After the sign-in is written: a fault here must not undo it.
-    if let Err(error) = lockout::forget(ports, &subject).await {
+    if has_failures && let Err(error) = lockout::forget(ports, &subject).await {
         tracing::warn!(error = %error, "failures not forgotten");
     }
     Ok(enter(ports, opened, Some(&identifier)).await?)

@@ -34,7 +34,7 @@ use super::{
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
     ports::{
-        Audit, Before, Entry, Ephemeral, FoundSession, Inserted, Living, Outbox, Ports, Rotated, Rotation,
+        Audit, Before, Entry, Ephemeral, FoundSession, Inserted, Living, Outbox, Ports, Put, Rotated, Rotation,
         SecondFactors, Sessions, Users,
     },
     run::run,
@@ -1059,6 +1059,21 @@ impl Ephemeral for World {
                 Ok(None)
             }
         }
+    }
+
+    async fn put_all(&self, all: &[Put]) -> Result<(), Unavailable> {
+        self.reach("put_all")?;
+        all.iter().for_each(|put| self.insert(&put.key, &put.value, 0, self.now() + put.ttl));
+        Ok(())
+    }
+
+    async fn get_all<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<Entry>; N], Unavailable> {
+        self.reach("get_all")?;
+        let entry = |(value, _, until): (_, _, OffsetDateTime)| Entry {
+            value,
+            expires_in: (until - self.now()).unsigned_abs(),
+        };
+        Ok(keys.map(|key| self.living(key).map(entry)))
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable> {

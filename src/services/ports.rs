@@ -22,8 +22,8 @@ use super::{
     keys::Keys,
     limits::{Decision, Rule},
     model::{
-        AuditEvent, AuthProvider, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page, Place,
-        ProfileChanges, Session, SessionId, Settlement, User, UserId,
+        AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
+        Place, ProfileChanges, Session, SessionId, Settlement, User, UserId,
     },
     passwords::{Guessable, HashAs, Password, Verified},
     policy::Policy,
@@ -77,6 +77,12 @@ pub trait Ports {
     where
         E: From<Unavailable>;
 
+    /// One unit of work that is known beforehand, in one trip to the database; `false` when its condition does not hold,
+    /// and nothing was written.
+    async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
+        self.transaction(async |store| bundle.write_each(store).await).await
+    }
+
     /// Argon2id of `password`, as a PHC string.
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded>;
 
@@ -115,6 +121,89 @@ pub enum Inserted {
     Yes,
     /// One of its unique values is taken.
     Taken,
+}
+
+/// Rows that are written together.
+#[derive(Clone, Copy)]
+pub struct Bundle<'a> {
+    /// What is done first.
+    pub first: First<'a>,
+    /// A new sign-in.
+    pub session: Option<&'a Session>,
+    /// What is audited.
+    pub event: &'a AuditEvent,
+    /// What is put into the outbox.
+    pub entries: &'a [OutboxEntry],
+}
+
+/// What a [`Bundle`] does to table `users`, and may find that it cannot.
+#[derive(Clone, Copy)]
+pub enum First<'a> {
+    /// [`Users::record_login`]; the rest only if that is `true`.
+    SignIn {
+        /// As they were looked up.
+        user: &'a User,
+        /// The password's hash, made anew.
+        new_hash: Option<&'a str>,
+        /// When.
+        at: OffsetDateTime,
+    },
+    /// [`Users::insert_user`]; the rest only if nothing of theirs is taken.
+    SignUp(&'a User),
+    /// [`Users::renew_registration`]; the rest in any case.
+    Renewal {
+        /// Whose.
+        user: UserId,
+        /// Whether it was with another password.
+        is_contested: bool,
+        /// When.
+        at: OffsetDateTime,
+    },
+    /// Nothing.
+    Nothing,
+}
+
+impl Bundle<'_> {
+    /// Whose row it changes, if anybody's that there was before.
+    pub fn changed_user(&self) -> Option<UserId> {
+        match self.first {
+            First::SignIn { user, .. } => Some(user.id),
+            First::Renewal { user, .. } => Some(user),
+            First::SignUp(_) | First::Nothing => None,
+        }
+    }
+
+    /// Whether there is something to send.
+    pub fn has_letters(&self) -> bool {
+        self.entries.iter().any(|entry| entry.channel != Channel::Event)
+    }
+
+    /// Writes row by row, which is what [`Ports::write`] comes to; `false` when nothing is to be kept.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn write_each(&self, store: &mut impl Store) -> Result<bool, Unavailable> {
+        let holds = match self.first {
+            First::SignIn { user, new_hash, at } => store.record_login(user, new_hash, at).await?,
+            First::SignUp(user) => store.insert_user(user).await? == Inserted::Yes,
+            First::Renewal { user, is_contested, at } => {
+                store.renew_registration(user, is_contested, at).await?;
+                true
+            }
+            First::Nothing => true,
+        };
+        if !holds {
+            return Ok(false);
+        }
+        if let Some(session) = self.session {
+            store.insert_session(session).await?;
+        }
+        store.record(self.event).await?;
+        for entry in self.entries {
+            store.enqueue(entry).await?;
+        }
+        Ok(true)
+    }
 }
 
 /// Table `users`. Soft-deleted users are found by nothing here.
@@ -210,6 +299,9 @@ pub type FoundSession = Result<Option<(Session, User)>, Unavailable>;
 
 /// How many questions are asked together at most, for instance how many sessions move on in one commit.
 pub const MOST_TOGETHER: usize = 64;
+
+/// How many readings of sessions go on side by side: while one is on its way, the next gathers.
+pub const READS_SIDE_BY_SIDE: usize = 2;
 
 /// A generation that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -347,14 +439,29 @@ pub struct Entry {
     pub expires_in: Duration,
 }
 
+/// A value that is to be stored.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// Where.
+    pub key: String,
+    /// What.
+    pub value: Vec<u8>,
+    /// How long.
+    pub ttl: Duration,
+}
+
 /// The ephemeral store: Redis, or a table of the database. Every call is atomic.
 pub trait Ephemeral {
     /// Stores a value, replacing any.
     async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable>;
     /// Stores a value unless there is one; then says how long that one still lives.
     async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable>;
+    /// Stores values under different keys, all of them or none.
+    async fn put_all(&self, all: &[Put]) -> Result<(), Unavailable>;
     /// The living value.
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable>;
+    /// The living values of different keys.
+    async fn get_all<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<Entry>; N], Unavailable>;
     /// Removes the value if it is this one; `true` for exactly one of several callers.
     async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable>;
     /// Removes a value or counter.

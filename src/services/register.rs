@@ -22,7 +22,7 @@ use super::{
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
     passwords::{self, HashAs, Password},
-    ports::{Audit as _, Inserted, Outbox as _, Ports, Users as _},
+    ports::{Bundle, Ephemeral as _, First, Ports, Users as _},
     problem::Problem,
     registration::{self, Pending},
 };
@@ -169,7 +169,7 @@ async fn attempt<P: Ports>(
         first_name: wanted.first_name.clone(),
         last_name: wanted.last_name.clone(),
     };
-    let challenge = registration::keep(ports, &pending).await?;
+    let (registration, challenge) = registration::keep(ports, &pending);
     // A verified account's owner may have been the first themselves: that hash would be the account's
     // own, or of an older one's salt, and never tell the newcomer to verify.
     let keeps = |first: &str| match known {
@@ -177,12 +177,14 @@ async fn attempt<P: Ports>(
         Some(_) => true,
         None => !is_hidden || passwords::is_beside(first, None),
     };
-    registration::keep_waiting_hash(ports, &to, &password_hash, keeps).await?;
+    let waiting = registration::keep_waiting_hash(ports, &to, &password_hash, keeps).await?;
     let who = SendTo::Account(known.map_or(fresh.id, |user| user.id));
     let may_send = codes::claim_send(ports, &who, Purpose::Registration).await?;
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
     let code_for = if may_send { pending.user_id } else { ports.keys().stand_in(&challenge) };
-    let code = code_letter(ports, code_for, &to).await?;
+    let (code, drawn) = codes::draw(ports, code_for, Purpose::Registration, "");
+    ports.ephemeral().put_all(&[registration, waiting, drawn]).await?;
+    let code = code_letter(ports, &to, code);
     let withheld = outbox::event(ports, &Event::CodeWithheld { user_id: pending.user_id });
     let letter = match (may_send && !is_hidden, open_account) {
         (true, Some(_)) => code,
@@ -191,43 +193,30 @@ async fn attempt<P: Ports>(
     };
 
     let event = audit::event(ports, "register", caller).with_identifier(ports, &to);
-    let written = ports
-        .transaction(async |store| {
-            let (event, happened) = match known {
-                None if is_hidden => (event.refused("taken"), None),
-                None => {
-                    if store.insert_user(&fresh).await? == Inserted::Taken {
-                        return Err(Undone::Taken);
-                    }
-                    (event.of_user(fresh.id), Some(Event::UserRegistered { user_id: fresh.id }))
-                }
-                Some(user) => {
-                    let repeated = Event::RegistrationRepeated { user_id: user.id };
-                    let is_other = user.password_hash.as_deref() != Some(password_hash.as_str());
-                    // Changes nothing where the user is verified.
-                    store.renew_registration(user.id, is_other, now).await?;
-                    let event = event.of_user(user.id);
-                    (if waits_for_code(user) { event } else { event.refused("taken") }, Some(repeated))
-                }
-            };
-            store.record(&event).await?;
-            if let Some(happened) = happened {
-                store.enqueue(&outbox::event(ports, &happened)).await?;
-            }
-            store.enqueue(&letter).await?;
-            Ok(())
-        })
-        .await;
-    match written {
-        Ok(()) => Ok(answer(ports, &wanted.identifier, challenge)),
-        Err(undone) => {
-            // Nothing will be sent, so the next request need not wait; should this fail too, it must.
-            if may_send {
-                let _ = codes::release_send(ports, &who, Purpose::Registration).await;
-            }
-            Err(undone)
+    let (first, event, happened) = match known {
+        None if is_hidden => (First::Nothing, event.refused("taken"), None),
+        None => (First::SignUp(&fresh), event.of_user(fresh.id), Some(Event::UserRegistered { user_id: fresh.id })),
+        Some(user) => {
+            let is_contested = user.password_hash.as_deref() != Some(password_hash.as_str());
+            // Changes nothing where the user is verified.
+            let first = First::Renewal { user: user.id, is_contested, at: now };
+            let event = event.of_user(user.id);
+            let event = if waits_for_code(user) { event } else { event.refused("taken") };
+            (first, event, Some(Event::RegistrationRepeated { user_id: user.id }))
         }
+    };
+    let entries: Vec<_> =
+        happened.map(|happened| outbox::event(ports, &happened)).into_iter().chain([letter]).collect();
+    let undone = match ports.write(&Bundle { first, session: None, event: &event, entries: &entries }).await {
+        Ok(true) => return Ok(answer(ports, &wanted.identifier, challenge)),
+        Ok(false) => Undone::Taken,
+        Err(error) => Undone::Unavailable(error),
+    };
+    // Nothing will be sent, so the next request need not wait; should this fail too, it must.
+    if may_send {
+        let _ = codes::release_send(ports, &who, Purpose::Registration).await;
     }
+    Err(undone)
 }
 
 /// The user's own spelling of what was asked for.
@@ -244,19 +233,11 @@ pub fn stored_identifiers(user: &User) -> Vec<Identifier> {
     email.into_iter().chain(user.phone.clone().map(Identifier::Phone)).collect()
 }
 
-/// A new code for an account, in a letter that runs out with it.
-///
-/// # Errors
-/// The store is away.
-pub async fn code_letter<P: Ports>(
-    ports: &P,
-    user: UserId,
-    identifier: &Identifier,
-) -> Result<OutboxEntry, Unavailable> {
-    let code = codes::issue(ports, user, Purpose::Registration, "").await?;
+/// A code for an account, in a letter that runs out with it.
+pub fn code_letter<P: Ports>(ports: &P, identifier: &Identifier, code: String) -> OutboxEntry {
     let ttl = ports.policy().otp.ttl;
     let letter = Letter::VerificationCode { code, minutes: ttl.as_secs().div_ceil(60) };
-    Ok(outbox::letter(ports, identifier, letter, Some(ports.now() + ttl)))
+    outbox::letter(ports, identifier, letter, Some(ports.now() + ttl))
 }
 
 /// Whether a code may still make this account a verified one.

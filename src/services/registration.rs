@@ -10,7 +10,7 @@ use super::{
     keys::Keys,
     model::{AuthProvider, Confirmation, RegistrationId, Role, User, UserId},
     passwords::HashAs,
-    ports::{Ephemeral as _, Ports},
+    ports::{Entry, Ephemeral as _, Ports, Put},
     register::stored_identifiers,
 };
 
@@ -58,16 +58,13 @@ impl Pending {
     }
 }
 
-/// Keeps a registration; returns its challenge.
-///
-/// # Errors
-/// The store is away.
-pub async fn keep<P: Ports>(ports: &P, pending: &Pending) -> Result<String, Unavailable> {
+/// A registration as it is kept, and its challenge.
+pub fn keep<P: Ports>(ports: &P, pending: &Pending) -> (Put, String) {
     let (id, keys) = (ports.new_id(), ports.keys());
     let clear = serde_json::to_vec(pending).unwrap_or_default();
     let sealed = keys.seal_payload(id, &clear, ports.random());
-    ports.ephemeral().put(&registration_key(RegistrationId(id)), &sealed, REGISTRATION_TTL).await?;
-    Ok(keys.seal_challenge(CHALLENGE, id.as_bytes(), ports.random()))
+    let put = Put { key: registration_key(RegistrationId(id)), value: sealed, ttl: REGISTRATION_TTL };
+    (put, keys.seal_challenge(CHALLENGE, id.as_bytes(), ports.random()))
 }
 
 fn read_pending(keys: &Keys, id: Uuid, sealed: &[u8]) -> Option<Pending> {
@@ -78,7 +75,7 @@ fn registration_key(id: RegistrationId) -> String {
     format!("registration:{id}")
 }
 
-/// Keeps the hash of a registration's password for another [`REGISTRATION_TTL`]. The first one
+/// The hash of a registration's password, as it is kept for another [`REGISTRATION_TTL`]. The first one
 /// stays, as it does in a free identifier's row, when `keeps` finds that it can.
 ///
 /// # Errors
@@ -88,13 +85,13 @@ pub async fn keep_waiting_hash<P: Ports>(
     identifier: &Identifier,
     hash: &str,
     keeps: impl Fn(&str) -> bool,
-) -> Result<(), Unavailable> {
+) -> Result<Put, Unavailable> {
     let key = waiting_key(ports, identifier);
     let first = waiting_hash(ports, identifier).await?.filter(|first| keeps(first));
     let keys = ports.keys();
     let kept = first.as_deref().unwrap_or(hash);
-    let sealed = keys.seal_payload(keys.stand_in(&key).0, kept.as_bytes(), ports.random());
-    ports.ephemeral().put(&key, &sealed, REGISTRATION_TTL).await
+    let value = keys.seal_payload(keys.stand_in(&key).0, kept.as_bytes(), ports.random());
+    Ok(Put { key, value, ttl: REGISTRATION_TTL })
 }
 
 /// The hash that the first recent registration of this identifier brought along. Whoever signs in
@@ -104,10 +101,15 @@ pub async fn keep_waiting_hash<P: Ports>(
 /// # Errors
 /// The store is away.
 pub async fn waiting_hash<P: Ports>(ports: &P, identifier: &Identifier) -> Result<Option<String>, Unavailable> {
-    let (key, keys) = (waiting_key(ports, identifier), ports.keys());
-    let Some(entry) = ports.ephemeral().get(&key).await? else { return Ok(None) };
-    let opened = keys.open_payload(keys.stand_in(&key).0, &entry.value).ok();
-    Ok(opened.and_then(|hash| String::from_utf8(hash).ok()))
+    let key = waiting_key(ports, identifier);
+    Ok(waiting(ports, &key, ports.ephemeral().get(&key).await?))
+}
+
+/// The hash in what was found at [`waiting_key`].
+pub fn waiting<P: Ports>(ports: &P, key: &str, found: Option<Entry>) -> Option<String> {
+    let keys = ports.keys();
+    let opened = keys.open_payload(keys.stand_in(key).0, &found?.value).ok();
+    opened.and_then(|hash| String::from_utf8(hash).ok())
 }
 
 /// Forgets the waiting hash of an identifier if it is this one, that of a registration which has been proven:
@@ -137,7 +139,8 @@ pub async fn hash_beside_waiting<P: Ports>(ports: &P, user: &User) -> Result<Has
     Ok(HashAs::New(ports.random()))
 }
 
-fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
+/// Where the hash of the first recent registration of an identifier is.
+pub fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
     format!("waiting:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
 }
 

@@ -12,7 +12,7 @@ use super::{
     identifier::one_of,
     model::{Caller, User},
     outbox,
-    ports::{Audit as _, Outbox as _, Ports, Users as _},
+    ports::{Bundle, First, Ports, Users as _},
     problem::Problem,
     register::stored_spelling,
     reset_flow,
@@ -90,18 +90,13 @@ pub async fn request_reset<P: Ports>(
         (Some(_), false) => (event.refused("too_soon"), withheld),
         (None, _) => (event.refused("not_entitled"), withheld),
     };
-    let written = ports
-        .transaction(async |store| {
-            store.record(&event).await?;
-            store.enqueue(&entry).await?;
-            Ok::<_, RequestResetError>(())
-        })
-        .await;
+    let bundle = Bundle { first: First::Nothing, session: None, event: &event, entries: &[entry] };
+    let written = ports.write(&bundle).await;
     if written.is_err() && may_send {
         // Nothing will be sent, so the next request need not wait; should this fail too, it must.
         let _ = codes::release_send(ports, &who, Purpose::PasswordReset).await;
     }
-    written
+    Ok(written.map(drop)?)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     fields::{Text, nullable},
     model::Caller,
     outbox,
-    ports::{Audit as _, Outbox as _, Ports, Users as _},
+    ports::{Bundle, First, Ports, Users as _},
     problem::Problem,
     register::{code_letter, stored_spelling, waits_for_code},
     verify_otp::{Target, VerifyOtpError, target},
@@ -76,7 +76,8 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
     let stand_in = ports.keys().stand_in(&to.comparable());
     let code_for = waiting.filter(|_| may_send).map_or(stand_in, |user| user.id);
-    let code = code_letter(ports, code_for, &to).await?;
+    let code = codes::issue(ports, code_for, Purpose::Registration, "").await?;
+    let code = code_letter(ports, &to, code);
     let withheld = Event::CodeWithheld { user_id: user.as_ref().map_or(stand_in, |user| user.id) };
     let withheld = outbox::event(ports, &withheld);
     let (event, letter) = match waiting {
@@ -84,16 +85,11 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
         Some(user) => (event.of_user(user.id).refused("too_soon"), withheld),
         None => (event.refused("nobody_waits"), withheld),
     };
-    let written = ports
-        .transaction(async |store| {
-            store.record(&event).await?;
-            store.enqueue(&letter).await?;
-            Ok::<_, ResendOtpError>(())
-        })
-        .await;
+    let bundle = Bundle { first: First::Nothing, session: None, event: &event, entries: &[letter] };
+    let written = ports.write(&bundle).await;
     if written.is_err() && may_send {
         // Nothing will be sent, so the next request need not wait; should this fail too, it must.
         let _ = codes::release_send(ports, &who, Purpose::Registration).await;
     }
-    written
+    Ok(written.map(drop)?)
 }

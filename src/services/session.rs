@@ -6,10 +6,10 @@ use super::{
     audit, devices,
     error::Unavailable,
     events::Event,
-    model::{Caller, EndReason, Page, Session, SessionId, User},
+    model::{AuditEvent, Caller, EndReason, OutboxEntry, Page, Session, SessionId, User},
     outbox,
     policy::{Policy, SessionPolicy},
-    ports::{Audit as _, Outbox as _, Ports, Sessions as _, Users as _},
+    ports::{Audit as _, Bundle, First, Outbox as _, Ports, Sessions as _, Users as _},
     second_factor::Shown,
     sessions::living,
     tokens::{self, Pair},
@@ -163,16 +163,55 @@ async fn write<P: Ports>(
     action: &'static str,
     caller: &Caller,
 ) -> Result<SignedIn, Unavailable> {
-    let Noted { mut user, session } = noted;
+    let Noted { user, session } = noted;
     store.insert_session(&session).await?;
     displace(ports, store, &session).await?;
-    store.record(&audit::event(ports, action, caller).of_user(user.id).in_session(session.id)).await?;
-    let started = Event::SessionStarted { user_id: user.id, session_id: session.id };
-    store.enqueue(&outbox::event(ports, &started)).await?;
+    store.record(&signed_in_event(ports, &session, action, caller)).await?;
+    store.enqueue(&started(ports, &session)).await?;
+    Ok(signed_in(ports, user, &session, caller))
+}
+
+fn signed_in_event<P: Ports>(ports: &P, session: &Session, action: &'static str, caller: &Caller) -> AuditEvent {
+    audit::event(ports, action, caller).of_user(session.user_id).in_session(session.id)
+}
+
+fn started<P: Ports>(ports: &P, session: &Session) -> OutboxEntry {
+    outbox::event(ports, &Event::SessionStarted { user_id: session.user_id, session_id: session.id })
+}
+
+fn signed_in<P: Ports>(ports: &P, mut user: User, session: &Session, caller: &Caller) -> SignedIn {
     user.last_login_at = Some(session.created_at);
     let device = devices::remember(ports, caller, user.id);
-    let tokens = tokens::mint(&session, ports.keys(), &ports.policy().tokens);
-    Ok(SignedIn { user, tokens, device, session: session.id })
+    let tokens = tokens::mint(session, ports.keys(), &ports.policy().tokens);
+    SignedIn { user, tokens, device, session: session.id }
+}
+
+/// As [`open`], in a unit of work of its own; in one trip, unless other sessions have to be looked at.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn sign_in<P: Ports>(
+    ports: &P,
+    user: User,
+    new_hash: Option<&str>,
+    action: &'static str,
+    caller: &Caller,
+) -> Result<Opened, OpenError> {
+    if user.second_factor_at.is_some() || ports.policy().sessions.most.is_some() {
+        return ports.transaction(async |store| open(ports, store, user, new_hash, action, caller).await).await;
+    }
+    let session = begin(ports, &user, caller);
+    let bundle = Bundle {
+        // Whoever has set a second factor up meanwhile has changed, and gets no session.
+        first: First::SignIn { user: &user, new_hash, at: session.created_at },
+        session: Some(&session),
+        event: &signed_in_event(ports, &session, action, caller),
+        entries: &[started(ports, &session)],
+    };
+    match ports.write(&bundle).await? {
+        true => Ok(Opened::Session(signed_in(ports, user, &session, caller))),
+        false => Err(OpenError::Changed),
+    }
 }
 
 // Ends the least recently used sessions beyond `sessions.max_per_user`. Sign-ins of one user side by

@@ -1,5 +1,6 @@
 //! What both engines' stores share: schema, rows, migrations, Redis scripts and session settings.
 
+pub mod bundle;
 pub mod migrations;
 pub mod postgres_tls;
 pub mod prepared;

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Cmd, Script, ScriptInvocation};
+use redis::{Cmd, ErrorKind, RedisResult, Script, ScriptInvocation};
 
 use crate::services::{
     limits::{Decision, Left, Rule},
-    ports::Entry,
+    ports::{Entry, Put},
 };
 
 // -1: stored; otherwise the milliseconds that the value found still lives.
@@ -26,6 +26,21 @@ static GET: LazyLock<Script> = LazyLock::new(|| {
         "local value = redis.call('GET', KEYS[1])
          if not value then return false end
          return {value, redis.call('PTTL', KEYS[1])}",
+    )
+});
+
+static PUT_ALL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("for n, key in ipairs(KEYS) do redis.call('SET', key, ARGV[2 * n - 1], 'PX', ARGV[2 * n]) end")
+});
+
+static GET_ALL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local found = {}
+         for n, key in ipairs(KEYS) do
+           local value = redis.call('GET', key)
+           found[n] = value and {value, redis.call('PTTL', key)}
+         end
+         return found",
     )
 });
 
@@ -77,6 +92,30 @@ pub fn put_if_absent(key: &str, value: &[u8], ttl: Duration) -> ScriptInvocation
 /// Reads the answer of [`put_if_absent`].
 pub fn remaining(answer: i64) -> Option<Duration> {
     u64::try_from(answer).ok().map(Duration::from_millis)
+}
+
+/// Stores values.
+pub fn put_all(all: &[Put]) -> ScriptInvocation<'static> {
+    let mut script = PUT_ALL.prepare_invoke();
+    for put in all {
+        script.key(&put.key).arg(&put.value).arg(millis(put.ttl));
+    }
+    script
+}
+
+/// Answers `Vec<Option<(Vec<u8>, i64)>>`, each for [`entry`].
+pub fn get_all(keys: &[&str]) -> ScriptInvocation<'static> {
+    let mut script = GET_ALL.prepare_invoke();
+    for key in keys {
+        script.key(*key);
+    }
+    script
+}
+
+/// Reads the answer of [`get_all`].
+pub fn entries<const N: usize>(answer: Vec<Option<(Vec<u8>, i64)>>) -> RedisResult<[Option<Entry>; N]> {
+    let entries: Vec<_> = answer.into_iter().map(entry).collect();
+    entries.try_into().map_err(|_other| (ErrorKind::UnexpectedReturnType, "not one answer for each key").into())
 }
 
 /// Answers `Option<(Vec<u8>, i64)>`, for [`entry`].

@@ -3,11 +3,21 @@
 
 use std::collections::HashMap;
 
-use diesel::{pg::Pg, prelude::*, sqlite::Sqlite};
+use diesel::{
+    backend::Backend,
+    pg::Pg,
+    prelude::*,
+    query_builder::{BoxedSqlQuery, SqlQuery},
+    serialize::ToSql,
+    sql_types::{BigInt, Binary, Bool, HasSqlType, Integer, Nullable, Text},
+    sqlite::Sqlite,
+};
 
 use super::{
+    prepared::Prepared,
     schema::{audit_events, outbox, recovery_codes, sessions, totp_factors, users},
-    types::{DbId, DbMoment},
+    sql,
+    types::{DbId, DbMoment, Id, Moment},
 };
 use crate::services::{
     error::Unavailable,
@@ -17,10 +27,117 @@ use crate::services::{
         AuditEvent, Confirmation, Listed, LoginEvent, OutboxEntry, OutboxState, Place, ProfileChanges, Session,
         SessionId, Settlement, User, UserId,
     },
-    ports::FoundSession,
+    ports::{Entry, FoundSession, Put},
     totp::{TotpFactor, TotpSecret},
 };
 use time::OffsetDateTime;
+
+/// A statement of PostgreSQL in plain SQL, with as many values as it comes to.
+pub type Plain<'a> = BoxedSqlQuery<'a, Pg, SqlQuery>;
+
+/// Gives a row its columns' names, and binds its values to plain SQL in the same order. They need not be all that the
+/// table has.
+macro_rules! columns {
+    ($row:ident: $($name:ident $kind:ty),+ $(,)?) => {
+        impl $row {
+            /// The names of its columns.
+            pub const COLUMNS: &[&str] = &[$(stringify!($name)),+];
+
+            /// Binds its values, in the order of [`Self::COLUMNS`].
+            pub fn bind<'a>(&'a self, query: Plain<'a>) -> Plain<'a> {
+                query$(.bind::<$kind, _>(&self.$name))+
+            }
+        }
+    };
+}
+
+columns!(UserRow:
+    id Id, email Nullable<Binary>, email_index Nullable<Binary>, phone Nullable<Binary>, phone_index Nullable<Binary>,
+    password_hash Nullable<Text>, role Text, auth_provider Text, is_verified Bool, is_active Bool, is_contested Bool,
+    first_name Text, last_name Text, bio Text, avatar Text, country Text, state Text, city Text, address Text, pid Text,
+    created_at Moment, updated_at Moment, last_login_at Nullable<Moment>, deleted_at Nullable<Moment>,
+    password_changed_at Nullable<Moment>, second_factor_at Nullable<Moment>,
+);
+columns!(SessionRow:
+    id Id, user_id Id, generation BigInt, rotated_at Moment, expires_at Moment, created_at Moment, last_used_at Moment,
+    ended_at Nullable<Moment>, end_reason Nullable<Text>, ip Text, user_agent Text, browser Text, os Text, device Text,
+    country Text, city Text,
+);
+columns!(AuditRow:
+    id Id, at Moment, action Text, outcome Text, reason Text, user_id Nullable<Id>, session_id Nullable<Id>,
+    identifier_index Nullable<Binary>, ip Text, user_agent Text, browser Text, os Text, request_id Text, engine Text,
+    device Text, country Text, city Text,
+);
+columns!(OutboxRow:
+    id Id, channel Text, kind Text, payload Binary, state Text, attempts Integer, created_at Moment,
+    available_at Moment, expires_at Nullable<Moment>, last_error Text,
+);
+columns!(SignInRow:
+    last_login_at Moment, new_hash Nullable<Text>, id Id, second_factor_at Nullable<Moment>, password_hash Nullable<Text>,
+);
+columns!(RenewalRow: updated_at Moment, is_contested Bool, id Id);
+
+/// What [`sql::SIGN_IN`] binds.
+pub struct SignInRow {
+    last_login_at: DbMoment,
+    new_hash: Option<String>,
+    id: DbId,
+    second_factor_at: Option<DbMoment>,
+    password_hash: Option<String>,
+}
+
+impl SignInRow {
+    /// Of a user as they were looked up.
+    pub fn new(user: &User, new_hash: Option<&str>, at: OffsetDateTime) -> Self {
+        Self {
+            last_login_at: DbMoment(at),
+            new_hash: new_hash.map(str::to_owned),
+            id: DbId(user.id.0),
+            second_factor_at: user.second_factor_at.map(DbMoment),
+            password_hash: user.password_hash.clone(),
+        }
+    }
+
+    /// Runs it on SQLite; says how many rows it changed.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<usize> {
+        let statement = diesel::sql_query(sql::SIGN_IN)
+            .bind::<Moment, _>(self.last_login_at)
+            .bind::<Nullable<Text>, _>(&self.new_hash)
+            .bind::<Id, _>(self.id)
+            .bind::<Nullable<Moment>, _>(self.second_factor_at)
+            .bind::<Nullable<Text>, _>(&self.password_hash);
+        Prepared(statement).changed(conn)
+    }
+}
+
+/// What [`sql::RENEW`] binds.
+pub struct RenewalRow {
+    updated_at: DbMoment,
+    is_contested: bool,
+    id: DbId,
+}
+
+impl RenewalRow {
+    /// Of a user, at this time.
+    pub const fn new(user: UserId, is_contested: bool, at: OffsetDateTime) -> Self {
+        Self { updated_at: DbMoment(at), is_contested, id: DbId(user.0) }
+    }
+
+    /// Runs it on SQLite.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<()> {
+        let statement = diesel::sql_query(sql::RENEW)
+            .bind::<Moment, _>(self.updated_at)
+            .bind::<Bool, _>(self.is_contested)
+            .bind::<Id, _>(self.id);
+        Prepared(statement).run(conn)
+    }
+}
 
 /// Table `users`, whole.
 #[derive(Queryable, Selectable, Insertable)]
@@ -375,6 +492,32 @@ impl SettlementRow {
             },
         }
     }
+}
+
+/// Key, value and end of a row of table `ephemeral_entries`.
+pub type EntryRow = (String, Vec<u8>, DbMoment);
+
+/// The entries of these keys, from the rows that were found.
+pub fn entries_of<const N: usize>(keys: [&str; N], rows: &[EntryRow], now: OffsetDateTime) -> [Option<Entry>; N] {
+    let entry =
+        |(_, value, until): &EntryRow| Entry { value: value.clone(), expires_in: (until.0 - now).unsigned_abs() };
+    keys.map(|key| rows.iter().find(|row| row.0 == key).map(entry))
+}
+
+/// Stores entries, replacing what is there; `now` is what they run out from.
+pub fn put_all<'a, DB>(all: &'a [Put], now: OffsetDateTime) -> Prepared<BoxedSqlQuery<'a, DB, SqlQuery>>
+where
+    DB: Backend + HasSqlType<Moment>,
+    DbMoment: ToSql<Moment, DB>,
+    String: ToSql<Text, DB>,
+    Vec<u8>: ToSql<Binary, DB>,
+{
+    let statement = diesel::sql_query(sql::put_all(all.len())).into_boxed();
+    let bind = |statement: BoxedSqlQuery<'a, DB, SqlQuery>, put: &'a Put| {
+        let until = DbMoment(now + put.ttl);
+        statement.bind::<Text, _>(&put.key).bind::<Binary, _>(&put.value).bind::<Moment, _>(until)
+    };
+    Prepared(all.iter().fold(statement, bind))
 }
 
 /// Table `audit_events`.

@@ -8,6 +8,17 @@ pub const PUT_IF_ABSENT: &str = "
     SET value = excluded.value, count = 0, expires_at = excluded.expires_at
     WHERE ephemeral_entries.expires_at <= $4";
 
+/// Binds of each of `count` entries: key, value, expires_at. Replaces what is there.
+pub fn put_all(count: usize) -> String {
+    let row = |n: usize| format!("(${}, ${}, 0, ${})", 3 * n + 1, 3 * n + 2, 3 * n + 3);
+    let rows: Vec<String> = (0..count).map(row).collect();
+    format!(
+        "INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES {} ON CONFLICT (key) DO UPDATE \
+         SET value = excluded.value, count = 0, expires_at = excluded.expires_at",
+        rows.join(", ")
+    )
+}
+
 /// Binds: key, empty value, expires_at, now. Returns `count`.
 pub const INCREMENT: &str = "
     INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 1, $3)
@@ -43,6 +54,18 @@ pub const FORGET_IMPORTED_HASHES: &str = "
     DELETE FROM imported_hashes WHERE NOT EXISTS (
         SELECT 1 FROM users WHERE password_hash IS NOT NULL AND password_hash NOT LIKE '$argon2id$%'
         AND deleted_at IS NULL)";
+
+/// Binds: now, the password's hash made anew or none, user, their second factor's mark and their hash when they were
+/// looked up. Changes one row when both are the same and the user is active.
+pub const SIGN_IN: &str = "
+    UPDATE users SET last_login_at = $1, password_hash = COALESCE($2, password_hash)
+    WHERE id = $3 AND is_active AND deleted_at IS NULL
+        AND second_factor_at IS NOT DISTINCT FROM $4 AND password_hash IS NOT DISTINCT FROM $5";
+
+/// Binds: now, whether it was with another password, user. Notes a registration again of whoever is not verified.
+pub const RENEW: &str = "
+    UPDATE users SET updated_at = $1, is_contested = is_contested OR $2
+    WHERE id = $3 AND deleted_at IS NULL AND NOT is_verified";
 
 /// Binds: now, end by disuse, greatest life (µs) or none, session, user, generation, used after, opened after. Returns
 /// the one row that it changes when the session is in that generation and lives, and its user is active.

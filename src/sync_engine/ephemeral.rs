@@ -18,12 +18,13 @@ use crate::{
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
-        ports::{Entry, Ephemeral},
+        ports::{Entry, Ephemeral, Put},
     },
     settings::{Settings, StoreUrl},
     store::{
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
+        rows::{EntryRow, entries_of, put_all},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -160,8 +161,7 @@ impl Ephemeral for EphemeralStore {
                     .on_conflict(entries::key)
                     .do_update()
                     .set(fresh()))
-                    .execute(conn)
-                    .map(drop)
+                    .run(conn)
             },
             server => commands::put(key, value, ttl).query(server))
     }
@@ -174,7 +174,7 @@ impl Ephemeral for EphemeralStore {
                 .bind::<diesel::sql_types::Binary, _>(value)
                 .bind::<Moment, _>(DbMoment(now + ttl))
                 .bind::<Moment, _>(DbMoment(now)))
-                .execute(conn)
+                .changed(conn)
                 .and_then(|stored| {
                     if stored == 1 {
                         return Ok(None);
@@ -195,6 +195,24 @@ impl Ephemeral for EphemeralStore {
                 .optional()
                 .map(|found| found.map(|(value, until)| Entry { value, expires_in: (until.0 - now).unsigned_abs() })),
             server => commands::get(key).invoke(server).map(commands::entry))
+    }
+
+    fn put_all(&self, all: &[Put]) -> Ready<Result<(), Unavailable>> {
+        let now = system::now();
+        at!(self, Tries::Two,
+            conn => put_all(all, now).run(conn),
+            server => commands::put_all(all).invoke(server))
+    }
+
+    fn get_all<const N: usize>(&self, keys: [&str; N]) -> Ready<Result<[Option<Entry>; N], Unavailable>> {
+        let now = system::now();
+        at!(self, Tries::Two,
+            conn => Prepared(entries::table
+                .filter(entries::key.eq_any(keys).and(entries::expires_at.gt(DbMoment(now))))
+                .select((entries::key, entries::value, entries::expires_at)))
+                .load::<EntryRow>(conn)
+                .map(|rows| entries_of(keys, &rows, now)),
+            server => commands::get_all(&keys).invoke(server).and_then(commands::entries))
     }
 
     fn remove_if_equal(&self, key: &str, value: &[u8]) -> Ready<Result<bool, Unavailable>> {
@@ -241,11 +259,10 @@ impl Ephemeral for EphemeralStore {
     fn decrement(&self, key: &str) -> Ready<Result<(), Unavailable>> {
         let now = DbMoment(system::now());
         at!(self, Tries::One,
-            conn => diesel::update(entries::table)
+            conn => Prepared(diesel::update(entries::table)
                 .filter(entries::key.eq(key).and(entries::count.gt(0)).and(entries::expires_at.gt(now)))
-                .set(entries::count.eq(entries::count - 1))
-                .execute(conn)
-                .map(drop),
+                .set(entries::count.eq(entries::count - 1)))
+                .run(conn),
             server => commands::decrement(key).invoke(server).map(|_: i64| ()))
     }
 

@@ -22,7 +22,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{FoundSession, Ports, Rotated, Rotation, Sessions as _},
+        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _},
         run::run,
         session_cache::{Changes, Known},
     },
@@ -126,6 +126,18 @@ impl Ports for BlockingPorts {
                 self.wake.wake();
             }
             done
+        };
+        ready(unit())
+    }
+
+    fn write(&self, bundle: &Bundle<'_>) -> Ready<Result<bool, Unavailable>> {
+        let unit = || {
+            let mut store = self.check_out()?;
+            let is_written = store.write(bundle)?;
+            if is_written && store.has_letters {
+                self.wake.wake();
+            }
+            Ok(is_written)
         };
         ready(unit())
     }

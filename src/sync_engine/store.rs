@@ -23,12 +23,14 @@ use crate::{
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{
-            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users,
+            Audit, Before, Bundle, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
+            Users,
         },
         session_cache::Changes,
         totp::TotpFactor,
     },
     store::{
+        bundle::Rows,
         prepared::Prepared,
         rotation::Batch,
         rows::{
@@ -111,7 +113,7 @@ impl Users for Store {
         let inserted = on!(self, conn => Prepared(diesel::insert_into(users::table)
             .values(&row)
             .on_conflict_do_nothing())
-            .execute(conn));
+            .changed(conn));
         ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
     }
 
@@ -122,18 +124,18 @@ impl Users for Store {
             .filter(users::id.eq(DbId(id.0)).and(users::deleted_at.is_null()))
             .filter(users::is_verified.eq(false))
             .set((users::updated_at.eq(DbMoment(at)), contested)))
-            .execute(conn));
-        ready(changed.map(drop))
+            .run(conn));
+        ready(changed)
     }
 
     fn confirm_user(&mut self, id: UserId, with: &Confirmation, at: OffsetDateTime) -> Answer<bool> {
         self.changes.note_user(id);
         let row = ConfirmationRow::new(with, at);
-        let changed = on!(self, conn => diesel::update(users::table)
+        let changed = on!(self, conn => Prepared(diesel::update(users::table)
             .filter(users::id.eq(DbId(id.0)))
             .filter(users::is_verified.eq(false).and(users::is_active.eq(true)).and(users::deleted_at.is_null()))
-            .set(&row)
-            .execute(conn));
+            .set(&row))
+            .changed(conn));
         ready(changed.map(|rows| rows == 1))
     }
 
@@ -159,11 +161,11 @@ impl Users for Store {
             Some(known) => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
                 .set((users::last_login_at.eq(DbMoment(at)), rehashed)))
-                .execute(conn)),
+                .changed(conn)),
             None => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.is_null()))
                 .set((users::last_login_at.eq(DbMoment(at)), rehashed)))
-                .execute(conn)),
+                .changed(conn)),
         };
         ready(changed.map(|rows| rows == 1))
     }
@@ -176,11 +178,11 @@ impl Users for Store {
             Some(known) => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.eq(known)))
                 .set(&row))
-                .execute(conn)),
+                .changed(conn)),
             None => on!(self, conn => Prepared(diesel::update(users::table)
                 .filter(users::id.eq(DbId(user.id.0)).and(living).and(users::password_hash.is_null()))
                 .set(&row))
-                .execute(conn)),
+                .changed(conn)),
         };
         ready(changed.map(|rows| rows == 1))
     }
@@ -220,7 +222,7 @@ impl Users for Store {
         let inserted = on!(self, conn => Prepared(diesel::insert_into(identities::table)
             .values(row)
             .on_conflict_do_nothing())
-            .execute(conn));
+            .changed(conn));
         ready(inserted.map(|rows| if rows == 1 { Inserted::Yes } else { Inserted::Taken }))
     }
 
@@ -235,8 +237,8 @@ impl Users for Store {
         let noted = on!(self, conn => Prepared(diesel::sql_query(sql::NOTE_IMPORTED_HASH)
             .bind::<diesel::sql_types::Text, _>(scheme)
             .bind::<diesel::sql_types::BigInt, _>(work))
-            .execute(conn));
-        ready(noted.map(drop))
+            .run(conn));
+        ready(noted)
     }
 
     fn imported_hashes(&mut self) -> Answer<Vec<(String, i64)>> {
@@ -245,6 +247,26 @@ impl Users for Store {
 }
 
 impl Store {
+    /// [`Ports::write`](crate::services::ports::Ports::write) on this connection.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub fn write(&mut self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
+        bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
+        self.has_letters |= bundle.has_letters();
+        let rows = Rows::of(bundle, &self.keys, self.nonce);
+        match &mut self.connection {
+            Connection::Sqlite(pooled) => {
+                let answer = rows.in_sqlite(pooled);
+                pooled.note(answer)
+            }
+            Connection::Postgres(pooled) => {
+                let answer = rows.for_postgres().load(&mut ***pooled).and_then(sql::counted);
+                pooled.note(answer).map(|count| count > 0)
+            }
+        }
+    }
+
     fn session_row(&mut self, id: SessionId) -> Result<Option<(SessionRow, UserRow)>, Unavailable> {
         on!(self, conn => sessions::table
             .inner_join(users::table)
@@ -259,7 +281,7 @@ impl Store {
 impl Sessions for Store {
     fn insert_session(&mut self, session: &Session) -> Answer<()> {
         let row = SessionRow::from(session);
-        ready(on!(self, conn => Prepared(diesel::insert_into(sessions::table).values(&row)).execute(conn)).map(drop))
+        ready(on!(self, conn => Prepared(diesel::insert_into(sessions::table).values(&row)).run(conn)))
     }
 
     fn session_with_user(&mut self, id: SessionId) -> Answer<Option<(Session, User)>> {
@@ -313,7 +335,7 @@ impl Sessions for Store {
         let changed = on!(self, conn => Prepared(diesel::update(sessions::table)
             .filter(sessions::id.eq(DbId(id.0)).and(sessions::ended_at.is_null()))
             .set((sessions::ended_at.eq(DbMoment(at)), sessions::end_reason.eq(why.word()))))
-            .execute(conn));
+            .changed(conn));
         ready(changed.map(|rows| rows == 1))
     }
 
@@ -340,8 +362,8 @@ impl Sessions for Store {
         let noted = on!(self, conn => Prepared(diesel::update(sessions::table)
             .filter(sessions::id.eq(DbId(id.0)).and(sessions::last_used_at.lt(DbMoment(before))))
             .set(sessions::last_used_at.eq(DbMoment(at))))
-            .execute(conn));
-        ready(noted.map(drop))
+            .run(conn));
+        ready(noted)
     }
 
     fn sessions_of(&mut self, user: UserId, living: &Living, page: Page) -> Answer<Listed<Session>> {
@@ -381,7 +403,7 @@ impl Outbox for Store {
     fn enqueue(&mut self, entry: &OutboxEntry) -> Answer<()> {
         self.has_letters |= entry.channel != Channel::Event;
         let row = OutboxRow::from(entry);
-        ready(on!(self, conn => Prepared(diesel::insert_into(outbox::table).values(&row)).execute(conn)).map(drop))
+        ready(on!(self, conn => Prepared(diesel::insert_into(outbox::table).values(&row)).run(conn)))
     }
 
     fn claim(
@@ -409,7 +431,7 @@ impl Outbox for Store {
         let changed = on!(self, conn => Prepared(diesel::update(outbox::table)
             .filter(outbox::id.eq(DbId(id)).and(outbox::lease_owner.eq(DbId(owner))))
             .set(&row))
-            .execute(conn));
+            .changed(conn));
         ready(changed.map(|rows| rows == 1))
     }
 
@@ -476,32 +498,30 @@ impl Outbox for Store {
 impl Audit for Store {
     fn record(&mut self, event: &AuditEvent) -> Answer<()> {
         let row = AuditRow::from(event);
-        ready(
-            on!(self, conn => Prepared(diesel::insert_into(audit_events::table).values(&row)).execute(conn)).map(drop),
-        )
+        ready(on!(self, conn => Prepared(diesel::insert_into(audit_events::table).values(&row)).run(conn)))
     }
 
     fn login_events(&mut self, user: UserId, actions: &[&str], page: Page) -> Answer<Listed<LoginEvent>> {
         let own = || audit_events::user_id.eq(DbId(user.0)).and(audit_events::action.eq_any(actions));
-        let count = on!(self, conn => audit_events::table
+        let count = on!(self, conn => Prepared(audit_events::table
             .filter(own())
-            .count()
+            .count())
             .get_result(conn));
         let rows = match page.after {
-            None => on!(self, conn => audit_events::table
+            None => on!(self, conn => Prepared(audit_events::table
                 .filter(own())
                 .order((audit_events::at.desc(), audit_events::id.desc()))
                 .limit(page.limit)
-                .select(LoginEventRow::as_select())
+                .select(LoginEventRow::as_select()))
                 .load(conn)),
             Some((at, id)) => {
                 let (at, id) = (DbMoment(at), DbId(id));
                 let later = audit_events::at.lt(at).or(audit_events::at.eq(at).and(audit_events::id.lt(id)));
-                on!(self, conn => audit_events::table
+                on!(self, conn => Prepared(audit_events::table
                     .filter(own().and(later))
                     .order((audit_events::at.desc(), audit_events::id.desc()))
                     .limit(page.limit)
-                    .select(LoginEventRow::as_select())
+                    .select(LoginEventRow::as_select()))
                     .load(conn))
             }
         };
@@ -519,7 +539,7 @@ impl SecondFactors for Store {
         let changed = on!(self, conn => Prepared(diesel::update(users::table)
             .filter(users::id.eq(DbId(user.id.0)).and(living).and(is_same))
             .set((users::second_factor_at.eq(since.map(DbMoment)), users::updated_at.eq(DbMoment(at)))))
-            .execute(conn));
+            .changed(conn));
         ready(changed.map(|rows| rows == 1))
     }
 
@@ -534,16 +554,14 @@ impl SecondFactors for Store {
 
     fn insert_totp(&mut self, user: UserId, factor: &TotpFactor, at: OffsetDateTime) -> Answer<()> {
         let row = TotpRow::seal(user, factor, at, &self.keys, (self.nonce)());
-        ready(
-            on!(self, conn => Prepared(diesel::insert_into(totp_factors::table).values(&row)).execute(conn)).map(drop),
-        )
+        ready(on!(self, conn => Prepared(diesel::insert_into(totp_factors::table).values(&row)).run(conn)))
     }
 
     fn advance_totp(&mut self, user: UserId, step: i64) -> Answer<bool> {
         let changed = on!(self, conn => Prepared(diesel::update(totp_factors::table)
             .filter(totp_factors::user_id.eq(DbId(user.0)).and(totp_factors::last_step.lt(step)))
             .set(totp_factors::last_step.eq(step)))
-            .execute(conn));
+            .changed(conn));
         ready(changed.map(|rows| rows == 1))
     }
 
@@ -566,7 +584,7 @@ impl SecondFactors for Store {
             on!(self, conn => diesel::delete(recovery_codes::table).filter(recovery_codes::user_id.eq(DbId(user.0))).execute(conn))?;
             for digest in digests {
                 let row = RecoveryCodeRow::new(user, digest);
-                on!(self, conn => Prepared(diesel::insert_into(recovery_codes::table).values(&row)).execute(conn))?;
+                on!(self, conn => Prepared(diesel::insert_into(recovery_codes::table).values(&row)).run(conn))?;
             }
             Ok(())
         };
@@ -578,7 +596,7 @@ impl SecondFactors for Store {
         let changed = on!(self, conn => Prepared(diesel::update(recovery_codes::table)
             .filter(recovery_codes::user_id.eq(DbId(user.0)).and(unused))
             .set(recovery_codes::used_at.eq(DbMoment(at))))
-            .execute(conn));
+            .changed(conn));
         ready(changed.map(|rows| rows == 1))
     }
 }

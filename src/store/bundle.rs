@@ -1,0 +1,128 @@
+//! Rows that are written together in one trip: one statement of PostgreSQL, one unit of work of SQLite.
+
+use std::fmt::Write as _;
+
+use diesel::{QueryResult, SqliteConnection};
+
+use super::{
+    prepared::Prepared,
+    rows::{AuditRow, OutboxRow, Plain, RenewalRow, SessionRow, SignInRow, UserRow},
+    schema::{audit_events, outbox, sessions, users},
+    sql,
+};
+use crate::services::{
+    keys::Keys,
+    ports::{Bundle, First},
+};
+
+/// The rows of a [`Bundle`].
+pub struct Rows {
+    first: FirstRow,
+    session: Option<SessionRow>,
+    event: AuditRow,
+    entries: Vec<OutboxRow>,
+}
+
+enum FirstRow {
+    SignIn(SignInRow),
+    SignUp(Box<UserRow>),
+    Renewal(RenewalRow),
+    Nothing,
+}
+
+impl Rows {
+    /// Encrypts; `nonce` draws 24 random bytes.
+    pub fn of(bundle: &Bundle<'_>, keys: &Keys, nonce: fn() -> [u8; 24]) -> Self {
+        let first = match bundle.first {
+            First::SignIn { user, new_hash, at } => FirstRow::SignIn(SignInRow::new(user, new_hash, at)),
+            First::SignUp(user) => FirstRow::SignUp(Box::new(UserRow::seal(user, keys, nonce))),
+            First::Renewal { user, is_contested, at } => FirstRow::Renewal(RenewalRow::new(user, is_contested, at)),
+            First::Nothing => FirstRow::Nothing,
+        };
+        Self {
+            first,
+            session: bundle.session.map(SessionRow::from),
+            event: AuditRow::from(bundle.event),
+            entries: bundle.entries.iter().map(OutboxRow::from).collect(),
+        }
+    }
+
+    /// Writes them to SQLite; `false` when the condition does not hold, and nothing was written.
+    ///
+    /// # Errors
+    /// The database's; then nothing was written.
+    pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<bool> {
+        conn.immediate_transaction(|conn| {
+            let holds = match &self.first {
+                FirstRow::SignUp(row) => {
+                    let insert = diesel::insert_into(users::table).values(row.as_ref()).on_conflict_do_nothing();
+                    Prepared(insert).changed(conn)? == 1
+                }
+                FirstRow::SignIn(row) => row.in_sqlite(conn)? == 1,
+                FirstRow::Renewal(row) => row.in_sqlite(conn).map(|()| true)?,
+                FirstRow::Nothing => true,
+            };
+            if !holds {
+                return Ok(false);
+            }
+            if let Some(row) = &self.session {
+                Prepared(diesel::insert_into(sessions::table).values(row)).run(conn)?;
+            }
+            Prepared(diesel::insert_into(audit_events::table).values(&self.event)).run(conn)?;
+            for row in &self.entries {
+                Prepared(diesel::insert_into(outbox::table).values(row)).run(conn)?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// The statement that writes them to PostgreSQL. Its `count` is zero when the condition does not hold, and nothing
+    /// is written.
+    pub fn for_postgres(&self) -> Prepared<Plain<'_>> {
+        let query = self.bind_first(diesel::sql_query(self.text()).into_boxed());
+        let query = self.session.iter().fold(query, |query, row| row.bind(query));
+        let query = self.event.bind(query);
+        Prepared(self.entries.iter().fold(query, |query, row| row.bind(query)))
+    }
+
+    // What stands in `WITH` is done in any case, and sees nothing of what the others do but what they return.
+    fn text(&self) -> String {
+        let (first, mut bound) = match &self.first {
+            FirstRow::SignIn(_) => (format!("found AS ({} RETURNING id)", sql::SIGN_IN), SignInRow::COLUMNS.len()),
+            FirstRow::SignUp(_) => {
+                let (names, values) = (UserRow::COLUMNS.join(", "), numbers(0, UserRow::COLUMNS.len()));
+                let insert = format!("INSERT INTO users ({names}) VALUES ({values}) ON CONFLICT DO NOTHING");
+                (format!("found AS ({insert} RETURNING id)"), UserRow::COLUMNS.len())
+            }
+            FirstRow::Renewal(_) => {
+                (format!("renewed AS ({}), found AS (SELECT 1)", sql::RENEW), RenewalRow::COLUMNS.len())
+            }
+            FirstRow::Nothing => ("found AS (SELECT 1)".to_owned(), 0),
+        };
+        let session = self.session.iter().map(|_| ("sessions", SessionRow::COLUMNS));
+        let entries = self.entries.iter().map(|_| ("outbox", OutboxRow::COLUMNS));
+        let others = session.chain([("audit_events", AuditRow::COLUMNS)]).chain(entries);
+        let mut text = format!("WITH {first}");
+        for (n, (table, columns)) in others.enumerate() {
+            let (names, values) = (columns.join(", "), numbers(bound, columns.len()));
+            let _ = write!(text, ", row{n} AS (INSERT INTO {table} ({names}) SELECT {values} FROM found)");
+            bound += columns.len();
+        }
+        text + " SELECT count(*) AS count FROM found"
+    }
+
+    fn bind_first<'a>(&'a self, query: Plain<'a>) -> Plain<'a> {
+        match &self.first {
+            FirstRow::SignIn(row) => row.bind(query),
+            FirstRow::SignUp(row) => row.bind(query),
+            FirstRow::Renewal(row) => row.bind(query),
+            FirstRow::Nothing => query,
+        }
+    }
+}
+
+// `$6, $7, …`
+fn numbers(before: usize, count: usize) -> String {
+    let numbers: Vec<String> = (before + 1..=before + count).map(|n| format!("${n}")).collect();
+    numbers.join(", ")
+}
