@@ -1,6 +1,6 @@
 //! Pools of connections that do not block, and units of work on them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use deadpool::{
     Runtime,
@@ -13,10 +13,7 @@ use diesel_async::{
     pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod, deadpool::Pool},
     sync_connection_wrapper::{SyncConnectionWrapper, SyncTransactionManagerWrapper},
 };
-use tokio::{
-    sync::{Mutex, OwnedMutexGuard},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{lease::Lease, sqlite_thread::SqliteThread};
@@ -32,8 +29,16 @@ type SqliteTransactions = SyncTransactionManagerWrapper<diesel::connection::Ansi
 /// The durable database, as a pool.
 #[derive(Clone)]
 pub enum Database {
-    /// A file; one unit of work writes at a time, and the others wait without a thread.
-    Sqlite(Pool<EmbeddedConnection>, Arc<Mutex<()>>, Duration),
+    /// A file.
+    Sqlite {
+        /// Connections that read.
+        readers: Pool<EmbeddedConnection>,
+        /// The one that writes, for which others wait in turn and without a thread. Since no other of this engine
+        /// writes, what it remembers of the file stays good.
+        writer: Pool<EmbeddedConnection>,
+        /// For a connection, and for a statement.
+        timeout: Duration,
+    },
     /// A server. Each worker has a pool of its own: a connection lives on the runtime that made it.
     Postgres(Pool<AsyncPgConnection>, Duration),
 }
@@ -41,8 +46,8 @@ pub enum Database {
 /// A connection on loan from its pool.
 #[expect(clippy::large_enum_variant, reason = "one a request, on its stack; a box would cost an allocation each time")]
 pub enum Connection {
-    /// To the file, perhaps with the right to write.
-    Sqlite(Lease<AsyncDieselConnectionManager<EmbeddedConnection>>, Option<OwnedMutexGuard<()>>),
+    /// To the file.
+    Sqlite(Lease<AsyncDieselConnectionManager<EmbeddedConnection>>),
     /// To the server.
     Postgres(Lease<AsyncDieselConnectionManager<AsyncPgConnection>>),
 }
@@ -57,17 +62,20 @@ impl Database {
         match settings.database() {
             DatabaseUrl::Sqlite(path) => {
                 let pragmas = sqlite_pragmas(timeout, settings.database.durability);
-                let config = config(move |url: String| {
+                let pool_of = |size: usize| {
                     let pragmas = pragmas.clone();
-                    async move {
-                        let mut conn = EmbeddedConnection::establish(&url).await?;
-                        let set = conn.batch_execute(&pragmas).await;
-                        set.map_err(ConnectionError::CouldntSetupConfiguration)?;
-                        Ok(conn)
-                    }
-                });
-                let manager = AsyncDieselConnectionManager::new_with_config(path.to_string_lossy(), config);
-                Ok(Self::Sqlite(pool(manager, size, timeout)?, Arc::default(), timeout))
+                    let config = config(move |url: String| {
+                        let pragmas = pragmas.clone();
+                        async move {
+                            let mut conn = EmbeddedConnection::establish(&url).await?;
+                            let set = conn.batch_execute(&pragmas).await;
+                            set.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                            Ok(conn)
+                        }
+                    });
+                    pool(AsyncDieselConnectionManager::new_with_config(path.to_string_lossy(), config), size, timeout)
+                };
+                Ok(Self::Sqlite { readers: pool_of(size)?, writer: pool_of(1)?, timeout })
             }
             DatabaseUrl::Postgres(url) => {
                 let tls = postgres_tls::client_config(settings, url.expose()).map_err(Unavailable::database)?;
@@ -89,29 +97,28 @@ impl Database {
     /// None is free, or none can be made.
     pub async fn check_out(&self) -> Result<Connection, Unavailable> {
         match self {
-            Self::Sqlite(pool, _, timeout) => {
-                pool.get().await.map(|conn| Connection::Sqlite(Lease::new(conn, *timeout, close_when_idle), None))
-            }
+            Self::Sqlite { readers: pool, timeout, .. } => Self::lend(pool, *timeout).await,
             Self::Postgres(pool, timeout) => {
-                pool.get().await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout, close)))
+                let lent = pool.get().await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout, close)));
+                lent.map_err(Unavailable::database)
             }
         }
-        .map_err(Unavailable::database)
     }
 
-    /// Takes a connection for a unit of work.
+    /// Takes a connection for what writes, after those who asked for one before.
     ///
     /// # Errors
     /// As [`Self::check_out`].
     pub async fn check_out_to_write(&self) -> Result<Connection, Unavailable> {
-        let Self::Sqlite(_, writer, patience) = self else { return self.check_out().await };
-        // First the right to write, then a connection: waiters must not hold the readers' connections.
-        let waited = timeout(*patience, Arc::clone(writer).lock_owned()).await;
-        let guard = waited.map_err(|_elapsed| Unavailable::database("the writer is busy"))?;
-        match self.check_out().await? {
-            Connection::Sqlite(lease, _) => Ok(Connection::Sqlite(lease, Some(guard))),
-            other => Ok(other),
+        match self {
+            Self::Sqlite { writer, timeout, .. } => Self::lend(writer, *timeout).await,
+            Self::Postgres(..) => self.check_out().await,
         }
+    }
+
+    async fn lend(pool: &Pool<EmbeddedConnection>, timeout: Duration) -> Result<Connection, Unavailable> {
+        let lent = pool.get().await.map(|conn| Connection::Sqlite(Lease::new(conn, timeout, close_when_idle)));
+        lent.map_err(Unavailable::database)
     }
 }
 
@@ -189,14 +196,14 @@ fn reason(error: &tokio_postgres::Error) -> String {
 impl Connection {
     fn in_unit(&mut self) -> &mut bool {
         match self {
-            Self::Sqlite(conn, _) => &mut conn.in_unit,
+            Self::Sqlite(conn) => &mut conn.in_unit,
             Self::Postgres(conn) => &mut conn.in_unit,
         }
     }
 
     fn has_failed(&mut self) -> &mut bool {
         match self {
-            Self::Sqlite(conn, _) => &mut conn.has_failed,
+            Self::Sqlite(conn) => &mut conn.has_failed,
             Self::Postgres(conn) => &mut conn.has_failed,
         }
     }
@@ -210,7 +217,7 @@ impl Connection {
         *self.has_failed() = false;
         match self {
             // A unit that will write says so at once, and never has to be told to start over.
-            Self::Sqlite(conn, _) => {
+            Self::Sqlite(conn) => {
                 let begin = |conn: &mut SqliteConnection| {
                     diesel::connection::AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")
                 };
@@ -234,7 +241,7 @@ impl Connection {
         // PostgreSQL answers the commit of a unit in which a statement failed with a silent rollback.
         let keeps = keep && !*self.has_failed();
         let ended = match self {
-            Self::Sqlite(conn, writer) => {
+            Self::Sqlite(conn) => {
                 let limit = conn.begin_statement();
                 let inner = &mut **conn;
                 let ended = timeout(limit, async {
@@ -244,11 +251,7 @@ impl Connection {
                     }
                 });
                 let ended = ended.await;
-                let ended = conn.end_statement(ended);
-                if ended.is_ok() {
-                    *writer = None;
-                }
-                ended
+                conn.end_statement(ended)
             }
             Self::Postgres(conn) => {
                 let limit = conn.begin_statement();

@@ -124,7 +124,7 @@ macro_rules! at {
     (@ $check_out:ident, $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
             Place::Table(database) => match &mut database.$check_out().await? {
-                Connection::Sqlite(lease, _) => {
+                Connection::Sqlite(lease) => {
                     let limit = lease.begin_statement();
                     let $conn = &mut **lease;
                     let answer = timeout(limit, async { $table }).await;

@@ -92,6 +92,10 @@ impl Ports for AsyncPorts {
         Ok(self.lend(self.database.check_out().await?))
     }
 
+    async fn store_to_write(&self) -> Result<Store, Unavailable> {
+        Ok(self.lend(self.database.check_out_to_write().await?))
+    }
+
     async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable> {
         let read = || {
             let ports = self.clone();
@@ -106,9 +110,7 @@ impl Ports for AsyncPorts {
 
     async fn rotate_session(&self, rotation: Rotation) -> Result<Option<Rotated>, Unavailable> {
         let ports = self.clone();
-        let commit = async move |rotations: &[Rotation]| {
-            ports.lend(ports.database.check_out_to_write().await?).rotate_sessions(rotations).await
-        };
+        let commit = async move |rotations: &[Rotation]| ports.store_to_write().await?.rotate_sessions(rotations).await;
         self.rotations.ask(rotation, commit).await
     }
 
@@ -116,7 +118,7 @@ impl Ports for AsyncPorts {
     where
         E: From<Unavailable>,
     {
-        let mut store = self.lend(self.database.check_out_to_write().await?);
+        let mut store = self.store_to_write().await?;
         store.connection.begin().await?;
         let done = work(&mut store).await;
         match (&done, store.connection.end(done.is_ok()).await) {
@@ -132,7 +134,7 @@ impl Ports for AsyncPorts {
     }
 
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
-        let mut store = self.lend(self.database.check_out_to_write().await?);
+        let mut store = self.store_to_write().await?;
         let is_written = store.write(bundle).await?;
         if is_written && store.has_letters {
             self.wake.wake();

@@ -68,7 +68,7 @@ type Answer<T> = Result<T, Unavailable>;
 macro_rules! on {
     ($store:expr, $conn:ident => $query:expr) => {
         match &mut $store.connection {
-            Connection::Sqlite(lease, _) => {
+            Connection::Sqlite(lease) => {
                 let limit = lease.begin_statement();
                 let $conn = &mut **lease;
                 let answer = timeout(limit, async { $query }).await;
@@ -264,7 +264,7 @@ impl Store {
         self.has_letters |= bundle.has_letters();
         let rows = Rows::of(bundle, &self.keys, self.nonce);
         match &mut self.connection {
-            Connection::Sqlite(lease, _) => {
+            Connection::Sqlite(lease) => {
                 let limit = lease.begin_statement();
                 let conn = &mut **lease;
                 let work = move |conn: &mut SqliteConnection| rows.in_sqlite(conn);
@@ -318,7 +318,7 @@ impl Sessions for Store {
         let Some(batch) = Batch::of(rotations) else { return Ok(Vec::new()) };
         rotations.iter().for_each(|rotation| self.changes.note_session(rotation.id));
         match &mut self.connection {
-            Connection::Sqlite(lease, _) => {
+            Connection::Sqlite(lease) => {
                 let limit = lease.begin_statement();
                 let conn = &mut **lease;
                 let work = move |conn: &mut SqliteConnection| batch.in_sqlite(conn).map(|changed| (batch, changed));

@@ -83,7 +83,7 @@ pub async fn authenticate<P: Ports>(ports: &P, token: Option<&str>, look: Look) 
         return Err(AuthenticateError::NotValid);
     }
     if session.last_used_at + NOTED_EVERY < now && may_note {
-        let note = async { ports.store().await?.touch_session(session.id, now - NOTED_EVERY, now).await };
+        let note = async { ports.store_to_write().await?.touch_session(session.id, now - NOTED_EVERY, now).await };
         // A note that is not taken must not keep anybody out.
         if let Err(error) = note.await {
             tracing::warn!(error = %error, "the use of a session was not noted");

@@ -276,7 +276,7 @@ async fn refuse<P: Ports>(ports: &P, caller: &Caller, user: Option<&User>, by: &
         By::Link { .. } => ("invalid_token", ConfirmResetError::InvalidToken),
         By::Code { .. } => ("invalid_otp", ConfirmResetError::WrongCode),
     };
-    ports.store().await?.record(&event.refused(reason)).await?;
+    ports.store_to_write().await?.record(&event.refused(reason)).await?;
     Err(error)
 }
 

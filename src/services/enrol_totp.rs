@@ -116,7 +116,7 @@ pub async fn begin_totp<P: Ports>(
     ports.ephemeral().put(&key(user.id), &sealed, ENROLMENT_TTL).await?;
     // A secret is handed out: whoever looks into the set-up of a factor later sees where that came from.
     let event = audit::event(ports, BEGIN, caller).of_user(user.id).in_session(bearer.session.id);
-    ports.store().await?.record(&event).await?;
+    ports.store_to_write().await?.record(&event).await?;
     step_up::forgive(ports, bearer).await;
     let account = identifier_of(user).map_or_else(|| user.pid.clone(), |identifier| identifier.as_str().to_owned());
     let otpauth_uri = secret.uri(&ports.policy().mfa.issuer, &account);

@@ -361,7 +361,7 @@ async fn refused<P: Ports>(
 ) -> Result<ByGoogle, GoogleError> {
     let event = audit::event(ports, "google", caller).refused(reason);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
-    ports.store().await?.record(&event).await?;
+    ports.store_to_write().await?.record(&event).await?;
     Err(error)
 }
 

@@ -118,7 +118,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
     let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
     let refuse = async |reason: &'static str, error: LoginError| -> Result<Entered, LoginError> {
-        ports.store().await?.record(&event.clone().refused(reason)).await?;
+        ports.store_to_write().await?.record(&event.clone().refused(reason)).await?;
         Err(error)
     };
     let is_wrong = verified == Verified::No || (user.is_none() && verified != Verified::Other);
@@ -134,7 +134,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         if stuffing::note_failure(ports, caller, &identifier).await? {
             tracing::warn!("many accounts were tried from one address: it is slowed");
             let stuffing = audit::event(ports, "credential_stuffing", caller).refused("slowed");
-            ports.store().await?.record(&stuffing).await?;
+            ports.store_to_write().await?.record(&stuffing).await?;
         }
         hide_cost().await?;
         return match too_late {

@@ -65,6 +65,11 @@ pub trait Ports {
     /// A connection on which every statement stands for itself.
     async fn store(&self) -> Result<Self::Store, Unavailable>;
 
+    /// A connection on which a statement that writes stands for itself, in turn with other writers.
+    async fn store_to_write(&self) -> Result<Self::Store, Unavailable> {
+        self.store().await
+    }
+
     /// A session and its user, as they were less than a second ago, and with every change that this process has
     /// made. Those who ask at once for what nobody has read yet wait for one statement.
     async fn known_session(&self, id: SessionId, user: UserId) -> Result<Option<Arc<Known>>, Unavailable>;

@@ -39,7 +39,7 @@ pub async fn ready<P: Ports>(ports: &P) -> Readiness {
     let living = Living { at: now, used_after: now, opened_after: now };
     let nobodys =
         Rotation { id: NOBODY, user: NOBODY_AT_ALL, from: 0, at: now, living, expires_at: now, absolute: None };
-    let database = async { ports.store().await?.rotate_sessions(&[nobodys]).await };
+    let database = async { ports.store_to_write().await?.rotate_sessions(&[nobodys]).await };
     let word = |works: bool| if works { "ok" } else { "unavailable" };
     let database = word(database.await.is_ok());
     Readiness { database, store: word(ports.ephemeral().put_if_absent("ready", b"", FRESH).await.is_ok()) }

@@ -174,7 +174,7 @@ async fn next_pair<P: Ports>(
                 give_back().await;
                 count(None).await?;
                 let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
-                ports.store().await?.record(&event.refused("session_over")).await?;
+                ports.store_to_write().await?.record(&event.refused("session_over")).await?;
                 return Err(RefreshError::NotValid);
             }
             // The session ends whatever the limits say; once it has, the token is a dead one.

@@ -63,7 +63,7 @@ pub async fn revoke<P: Ports>(ports: &P, caller: &Caller, bearer: &Bearer, id: &
     let Some((session, _)) =
         found.filter(|(session, user)| session.user_id == bearer.user.id && user.id == session.user_id)
     else {
-        ports.store().await?.record(&event.refused("not_found")).await?;
+        ports.store_to_write().await?.record(&event.refused("not_found")).await?;
         return Err(RevokeError::NotFound);
     };
     let (user_id, now) = (bearer.user.id, ports.now());

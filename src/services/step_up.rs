@@ -91,19 +91,19 @@ pub async fn show_password<P: Ports>(
     let event = audit::event(ports, action, caller).of_user(user.id).in_session(bearer.session.id);
     let locked = lockout::locked_for(ports, &subject).await?;
     if let Some(wait) = locked {
-        ports.store().await?.record(&event.refused("locked")).await?;
+        ports.store_to_write().await?.record(&event.refused("locked")).await?;
         return Err(StepUpError::Locked(wait));
     }
     let verified = ports.verify_password(password.clone(), user.password_hash.clone(), None).await?;
     if user.password_hash.is_none() || !matches!(verified, Verified::Yes | Verified::Outdated) {
         let too_late = lockout::count_failure(ports, &subject).await?;
         let reason = if too_late.is_some() { "locked" } else { "invalid_current_password" };
-        ports.store().await?.record(&event.refused(reason)).await?;
+        ports.store_to_write().await?.record(&event.refused(reason)).await?;
         return Err(too_late.map_or(StepUpError::WrongPassword, StepUpError::Locked));
     }
     // Guesses side by side with this one may have locked it meanwhile.
     if let Some(wait) = lockout::locked_for(ports, &subject).await? {
-        ports.store().await?.record(&event.refused("locked")).await?;
+        ports.store_to_write().await?.record(&event.refused("locked")).await?;
         return Err(StepUpError::Locked(wait));
     }
     Ok(())
@@ -132,7 +132,7 @@ pub async fn step_up<P: Ports>(
             return Ok(());
         }
         let event = audit::event(ports, action, caller).of_user(bearer.user.id).in_session(bearer.session.id);
-        ports.store().await?.record(&event.refused("step_up_required")).await?;
+        ports.store_to_write().await?.record(&event.refused("step_up_required")).await?;
         return Err(StepUpError::Required);
     }
     let Some(password) = password.filter(|given| !given.expose().is_empty()) else {
@@ -187,5 +187,5 @@ pub async fn refuse_guess<P: Ports>(
         GuessError::Unavailable(_) => return Ok(()),
     };
     let event = audit::event(ports, action, caller).of_user(bearer.user.id).in_session(bearer.session.id);
-    ports.store().await?.record(&event.refused(reason)).await
+    ports.store_to_write().await?.record(&event.refused(reason)).await
 }

@@ -43,7 +43,7 @@ pub async fn unlock<P: Ports>(ports: &P, caller: &Caller, typed: &str) -> Result
     }
     let event = audit::event(ports, "unlock", caller).with_identifier(ports, &identifier);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
-    ports.store().await?.record(&event).await?;
+    ports.store_to_write().await?.record(&event).await?;
     Ok(was_locked)
 }
 

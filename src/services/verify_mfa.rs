@@ -126,7 +126,7 @@ pub async fn verify_mfa<P: Ports>(ports: &P, caller: &Caller, request: VerifyMfa
     if let Some(reason) = done.as_ref().err().and_then(VerifyMfaError::reason) {
         let event = audit::event(ports, method.word(), caller).refused(reason);
         let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
-        ports.store().await?.record(&event).await?;
+        ports.store_to_write().await?.record(&event).await?;
     }
     done
 }

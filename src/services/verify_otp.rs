@@ -230,7 +230,7 @@ async fn refuse<P: Ports>(
 ) -> Result<Entered, VerifyOtpError> {
     let event = audit::event(ports, "verify_otp", caller).refused(reason);
     let event = user.map(|user| event.clone().of_user(user.id)).unwrap_or(event);
-    ports.store().await?.record(&event).await?;
+    ports.store_to_write().await?.record(&event).await?;
     Err(error)
 }
 

@@ -99,6 +99,10 @@ impl Ports for BlockingPorts {
         ready(self.check_out())
     }
 
+    fn store_to_write(&self) -> Ready<Result<Store, Unavailable>> {
+        ready(self.check_out())
+    }
+
     fn known_session(&self, id: SessionId, user: UserId) -> Ready<Result<Option<Arc<Known>>, Unavailable>> {
         let read = |ids: &[SessionId]| run(self.check_out()?.sessions_with_users(ids));
         ready(self.sessions.get(id, user, || self.reads.ask(id, read).flatten()))
