@@ -60,6 +60,15 @@ impl AsyncPorts {
     }
 }
 
+// Wakes the pump however this ends: to look in vain costs it little.
+struct WakeAtLast<'a>(&'a Wake);
+
+impl Drop for WakeAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
 impl Ports for AsyncPorts {
     type Store = Store;
     type Ephemeral = EphemeralStore;
@@ -135,11 +144,9 @@ impl Ports for AsyncPorts {
 
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
         let mut store = self.store_to_write().await?;
-        let is_written = store.write(bundle).await?;
-        if is_written && store.has_letters {
-            self.wake.wake();
-        }
-        Ok(is_written)
+        // It is written to its end also when the client has gone away meanwhile.
+        let _wake = bundle.has_letters().then(|| WakeAtLast(&self.wake));
+        store.write(bundle).await
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {

@@ -261,7 +261,6 @@ impl Store {
     /// The database is away.
     pub async fn write(&mut self, bundle: &Bundle<'_>) -> Answer<bool> {
         bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
-        self.has_letters |= bundle.has_letters();
         let rows = Rows::of(bundle, &self.keys, self.nonce);
         match &mut self.connection {
             Connection::Sqlite(lease) => {

@@ -101,7 +101,8 @@ pub async fn purge<P: Ports>(ports: &P) -> Result<usize, Unavailable> {
         unverified: now - REGISTRATION_TTL,
         sessions: now - shortest,
     };
-    let mut store = ports.store_to_write().await?;
+    // Statement by statement, each of which may take a while: whoever writes must not wait for them all.
+    let mut store = ports.store().await?;
     let purged = store.purge(now, &before).await?;
     let left_out = Profile::of_rows(store.imported_hashes().await?).left_out();
     if left_out > 0 {

@@ -183,7 +183,16 @@ async fn attempt<P: Ports>(
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
     let code_for = if may_send { pending.user_id } else { ports.keys().stand_in(&challenge) };
     let (code, drawn) = codes::draw(ports, code_for, Purpose::Registration, "");
-    ports.ephemeral().put_all(&[registration, waiting, drawn]).await?;
+    // Where as good as certainly nothing will be sent, the next request need not wait; should this fail too, it must.
+    let give_back = async || {
+        if may_send {
+            let _ = codes::release_send(ports, &who, Purpose::Registration).await;
+        }
+    };
+    if let Err(error) = ports.ephemeral().put_all(&[registration, waiting, drawn]).await {
+        give_back().await;
+        return Err(error.into());
+    }
     let code = code_letter(ports, &to, code);
     let withheld = outbox::event(ports, &Event::CodeWithheld { user_id: pending.user_id });
     let letter = match (may_send && !is_hidden, open_account) {
@@ -212,10 +221,7 @@ async fn attempt<P: Ports>(
         Ok(false) => Undone::Taken,
         Err(error) => Undone::Unavailable(error),
     };
-    // Nothing will be sent, so the next request need not wait; should this fail too, it must.
-    if may_send {
-        let _ = codes::release_send(ports, &who, Purpose::Registration).await;
-    }
+    give_back().await;
     Err(undone)
 }
 

@@ -88,7 +88,7 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     let bundle = Bundle { first: First::Nothing, session: None, event: &event, entries: &[letter] };
     let written = ports.write(&bundle).await;
     if written.is_err() && may_send {
-        // Nothing will be sent, so the next request need not wait; should this fail too, it must.
+        // As good as certainly nothing will be sent, so the next request need not wait; should this fail too, it must.
         let _ = codes::release_send(ports, &who, Purpose::Registration).await;
     }
     Ok(written.map(drop)?)

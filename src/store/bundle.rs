@@ -59,7 +59,7 @@ impl Rows {
                     Prepared(insert).changed(conn)? == 1
                 }
                 FirstRow::SignIn(row) => row.in_sqlite(conn)? == 1,
-                FirstRow::Renewal(row) => row.in_sqlite(conn).map(|()| true)?,
+                FirstRow::Renewal(row) => row.in_sqlite(conn).map(|_changed| true)?,
                 FirstRow::Nothing => true,
             };
             if !holds {

@@ -126,16 +126,16 @@ impl RenewalRow {
         Self { updated_at: DbMoment(at), is_contested, id: DbId(user.0) }
     }
 
-    /// Runs it on SQLite.
+    /// Runs it on SQLite, in the way in which a sign-up is inserted: time must not tell them apart.
     ///
     /// # Errors
     /// The database's.
-    pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<()> {
+    pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<usize> {
         let statement = diesel::sql_query(sql::RENEW)
             .bind::<Moment, _>(self.updated_at)
             .bind::<Bool, _>(self.is_contested)
             .bind::<Id, _>(self.id);
-        Prepared(statement).run(conn)
+        Prepared(statement).changed(conn)
     }
 }
 
