@@ -1891,6 +1891,19 @@ mod stories {
         let renewed = User { is_contested: true, updated_at: at, ..sparse.clone() };
         assert_same(&found(ports, sparse.id).await.expect("a user"), &renewed);
         assert_eq!(rows(world), [3, 0, 8, 8], "in any case the rest is written");
+
+        // Row by row it comes to the same.
+        let each = async |first: First<'_>| {
+            let (event, entries) = (audit_event(ports), [letter(ports)]);
+            let bundle = Bundle { first, session: None, event: &event, entries: &entries };
+            ports.transaction(async |store| bundle.write_each(store).await).await.expect("an answer")
+        };
+        let fresh = unverified(ports);
+        assert!(each(First::SignUp(&fresh)).await && !each(First::SignUp(&other)).await);
+        assert!(each(First::Renewal { user: fresh.id, is_contested: true, at }).await && each(First::Nothing).await);
+        let renewed = User { is_contested: true, updated_at: at, ..fresh.clone() };
+        assert_same(&found(ports, fresh.id).await.expect("a user"), &renewed);
+        assert_eq!(rows(world), [4, 0, 11, 11]);
     }
 
     pub(super) async fn what_fails_in_one_trip_keeps_nothing_of_it<P: Adapter>(world: &World<P>) {
