@@ -43,14 +43,16 @@ pub async fn deliver_next<P: Ports, S: Sender>(ports: &P, sender: &S) -> Result<
     let policy = &ports.policy().outbox;
     let owner = ports.new_id();
     let now = ports.now();
-    let claimed = ports.store_to_write().await?.claim(owner, now, now + policy.lease, 1).await?;
+    // Not in turn with requests that write: one that came just after a letter would wait for it, and its time would tell
+    // that there was one.
+    let claimed = ports.store().await?.claim(owner, now, now + policy.lease, 1).await?;
     let Some(entry) = claimed.into_iter().next() else { return Ok(false) };
     let settlement = attempt(ports, sender, &entry).await;
     if let Settlement::Retry { error, .. } | Settlement::Dead { error } = &settlement {
         let is_dead = matches!(settlement, Settlement::Dead { .. });
         tracing::warn!(letter = %entry.id, kind = entry.kind, attempt = entry.attempts, is_dead, error, "not sent");
     }
-    if !ports.store_to_write().await?.settle(entry.id, owner, &settlement, ports.now()).await? {
+    if !ports.store().await?.settle(entry.id, owner, &settlement, ports.now()).await? {
         tracing::warn!(letter = %entry.id, "the lease ended before the letter was settled");
     }
     Ok(true)
