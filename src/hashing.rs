@@ -28,9 +28,9 @@ pub type Job = Box<dyn FnOnce(&mut Arena) + Send>;
 // are signed in. Hashes have what is left, which is nearly everything.
 const NICENESS: i32 = 5;
 
-// After each hash, also with others waiting. A thread that never leaves its processor is not well looked after by every
+// After each job, also with others waiting. A thread that never leaves its processor is not well looked after by every
 // kernel: on Linux 6.18 those of the kernel's own threads that belong to that processor, and write for the database,
-// waited for seconds. It costs some 60 µs, a 250th of a hash.
+// waited for seconds. It costs some 60 µs.
 const BREATH: Duration = Duration::from_nanos(1);
 
 /// The threads and the queue in front of them; clones are the same.

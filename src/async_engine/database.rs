@@ -33,8 +33,8 @@ pub enum Database {
     Sqlite {
         /// Connections that read.
         readers: Pool<EmbeddedConnection>,
-        /// The one that writes, for which others wait in turn and without a thread. Since no other of this engine
-        /// writes, what it remembers of the file stays good.
+        /// The one that requests write on; others wait for it in turn and without a thread. What it remembers of the
+        /// file stays good until somebody else writes: the pump, which is not to be in that queue, or v1.
         writer: Pool<EmbeddedConnection>,
         /// For a connection, and for a statement.
         timeout: Duration,

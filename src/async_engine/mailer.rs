@@ -197,7 +197,7 @@ async fn deliver(connection: &mut AsyncSmtpConnection, transaction: &Transaction
 #[expect(clippy::disallowed_methods, reason = "once, where tokio's own files would do it at every step")]
 pub(super) async fn write_file(file: SpoolFile, bytes: Vec<u8>) -> Result<(), SendError> {
     let written = tokio::task::spawn_blocking(move || file.write(&bytes)).await;
-    written.unwrap_or_else(|error| Err(SendError::Transient(error.to_string())))
+    written.unwrap_or_else(|_panic| Err(SendError::Transient("the file was not written to its end".to_owned())))
 }
 
 #[cfg(test)]
