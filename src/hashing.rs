@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -22,11 +22,22 @@ use crate::{
 };
 
 /// Work for a hashing thread. One that is dropped instead was not done: its queue had stood still too long.
-pub type Job = Box<dyn FnOnce(&mut Arena) + Send>;
+pub type Job = Box<dyn FnOnce(&mut Arena) -> Tell + Send>;
+
+/// What is left of a job once it is done: to tell whoever waits for it. It takes next to no time.
+pub type Tell = Box<dyn FnOnce() + Send>;
 
 // Whoever serves requests, and the database beside them, comes first: a storm of sign-ins must not hold up those who
 // are signed in. Hashes have what is left, which is nearly everything.
 const NICENESS: i32 = 5;
+
+// While at least so many wait, so many are told together what came of their jobs. What each of them does then, at the
+// database for the most part, interrupts the hashing and finds its memory in no cache; one after the other, all but the
+// first find it warm. Whoever has waited through such a queue has waited longer than it takes to fill a group …
+const TOGETHER: usize = 8;
+
+// … which is not waited for where it would take longer than this, since a job is dear.
+const MOST_HELD: Duration = Duration::from_millis(100);
 
 // After each job, also with others waiting. A thread that never leaves its processor is not well looked after by every
 // kernel: on Linux 6.18 those of the kernel's own threads that belong to that processor, and write for the database,
@@ -52,6 +63,8 @@ struct Shared {
 struct State {
     waiting: VecDeque<(Instant, Job)>,
     idle: usize,
+    // Of those whose jobs are done.
+    untold: Vec<Tell>,
     // What a job took of late.
     usual: Duration,
     is_closed: bool,
@@ -65,7 +78,13 @@ impl HashPool {
     pub fn start(settings: &Settings, slots: usize) -> io::Result<Self> {
         let passwords = &settings.passwords;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { waiting: VecDeque::new(), idle: 0, usual: Duration::ZERO, is_closed: false }),
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                idle: 0,
+                untold: Vec::new(),
+                usual: Duration::ZERO,
+                is_closed: false,
+            }),
             wake: Condvar::new(),
             slots: u32::try_from(slots).unwrap_or(u32::MAX).max(1),
             kernel: passwords.kernel,
@@ -129,6 +148,13 @@ impl Shared {
                     // The machine is slower than it was: dropping it tells whoever waits.
                     Some((since, _)) if since.elapsed() > self.patience => (),
                     Some((_, job)) => break Some(job),
+                    // All that waited have given up.
+                    None if !state.untold.is_empty() => {
+                        let told = mem::take(&mut state.untold);
+                        drop(state);
+                        tell(told);
+                        state = self.lock();
+                    }
                     None if state.is_closed => break None,
                     None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
@@ -138,15 +164,32 @@ impl Shared {
             let Some(job) = next else { return };
             let began = Instant::now();
             // A panic is told by the hook; it must not cost a thread.
-            if catch_unwind(AssertUnwindSafe(|| job(&mut arena))).is_err() {
+            let done = catch_unwind(AssertUnwindSafe(|| job(&mut arena)));
+            if done.is_err() {
                 arena = Arena::new(self.kernel);
             }
             let took = began.elapsed();
-            breathe();
             let mut state = self.lock();
             state.usual = if state.usual.is_zero() { took } else { (state.usual * 7 + took) / 8 };
+            state.untold.extend(done);
+            let told = if self.may_hold(&state) { Vec::new() } else { mem::take(&mut state.untold) };
+            drop(state);
+            tell(told);
+            breathe();
         }
     }
+
+    // Whether those whose jobs are done are to be told later, with others.
+    fn may_hold(&self, state: &State) -> bool {
+        let group = u32::try_from(TOGETHER).unwrap_or(u32::MAX);
+        state.untold.len() < TOGETHER
+            && state.waiting.len() >= TOGETHER
+            && state.usual.saturating_mul(group) / self.slots <= MOST_HELD
+    }
+}
+
+fn tell(all: Vec<Tell>) {
+    all.into_iter().for_each(|tell| tell());
 }
 
 #[expect(clippy::disallowed_methods, reason = "no request waits: what was asked for is answered")]
@@ -168,18 +211,17 @@ mod tests {
     fn held() -> (Job, Sender<()>, Receiver<()>) {
         let (go, gone) = channel::<()>();
         let (begin, begun) = channel();
-        let job = Box::new(move |_: &mut Arena| {
+        let job = move |_: &mut Arena| -> Tell {
             let _ = begin.send(());
             let _ = gone.recv();
-        });
-        (job, go, begun)
+            Box::new(|| ())
+        };
+        (Box::new(job), go, begun)
     }
 
     fn answered() -> (Job, Receiver<()>) {
         let (done, answer) = channel();
-        let job = move |_: &mut Arena| {
-            let _ = done.send(());
-        };
+        let job = move |_: &mut Arena| -> Tell { Box::new(move || done.send(()).unwrap_or_default()) };
         (Box::new(job), answer)
     }
 
@@ -237,10 +279,60 @@ mod tests {
         assert!(std::iter::repeat_with(again).take(100).any(|is_done| is_done));
     }
 
+    // Zero would be as good as not known: then the next job counts for all of it.
+    const CHEAP: Duration = Duration::from_nanos(1);
+
+    // What becomes of so many jobs that wait behind one, of which each leaves its number when it is done and when it is
+    // told; the usual job takes `usual`.
+    fn course(count: usize, usual: Duration) -> Vec<(&'static str, usize)> {
+        let pool = pool(1, &["passwords.queue_timeout=10s"]);
+        let held = hold_all(&pool, 1);
+        let (note, noted) = channel();
+        for nth in 0..count {
+            let (note, told) = (note.clone(), note.clone());
+            let job = move |_: &mut Arena| -> Tell {
+                note.send(("done", nth)).unwrap();
+                Box::new(move || told.send(("told", nth)).unwrap())
+            };
+            pool.submit(Box::new(job)).unwrap();
+        }
+        drop(note);
+        // Nobody ends a job meanwhile, which would count.
+        pool.0.0.lock().usual = usual;
+        drop(held);
+        noted.iter().collect()
+    }
+
+    #[test]
+    fn while_many_wait_groups_are_told_together_and_nobody_is_forgotten() {
+        // What was held counts as done: it took time, and is told with the first of the others.
+        let course = course(TOGETHER * 3, CHEAP);
+        let told = |nth: usize| course.iter().position(|one| *one == ("told", nth)).unwrap();
+        let done = |nth: usize| course.iter().position(|one| *one == ("done", nth)).unwrap();
+        assert_eq!(course.len(), TOGETHER * 6);
+        // Whoever is told before their group is done was not held.
+        let held = (0..TOGETHER * 3).filter(|nth| course.get(done(*nth) + 1) != Some(&("told", *nth))).count();
+        assert!(held >= TOGETHER, "{course:?}");
+        assert!((0..TOGETHER * 3).all(|nth| told(nth) > done(nth)));
+        let longest = course.chunk_by(|one, next| one.0 == next.0).map(<[_]>::len).max();
+        assert!(longest <= Some(TOGETHER), "{course:?}");
+    }
+
+    #[test]
+    fn nobody_is_held_where_few_wait_or_a_job_is_dear() {
+        let at_once = |course: Vec<(&str, usize)>| {
+            let numbers = (0..course.len() / 2).flat_map(|nth| [("done", nth), ("told", nth)]);
+            course == numbers.collect::<Vec<_>>()
+        };
+        assert!(at_once(course(TOGETHER - 1, CHEAP)));
+        // It stays dear for longer than there are jobs.
+        assert!(at_once(course(TOGETHER * 3, Duration::from_secs(10))));
+    }
+
     #[test]
     fn a_panic_costs_no_thread_and_the_threads_end_with_the_pool() {
         let pool = pool(1, &[]);
-        pool.submit(Box::new(|_| panic!("on purpose"))).unwrap();
+        pool.submit(Box::new(|_| -> Tell { panic!("on purpose") })).unwrap();
         let (job, answer) = answered();
         pool.submit(job).unwrap();
         answer.recv().unwrap();

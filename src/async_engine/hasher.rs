@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::{
-    hashing::HashPool,
+    hashing::{HashPool, Tell},
     services::{
         error::Overloaded,
         imported_hashes::{Cost, Profile},
@@ -78,11 +78,13 @@ impl Hasher {
         work: impl FnOnce(&mut Arena) -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
         let (answer, reply) = oneshot::channel();
-        let job = move |arena: &mut Arena| {
+        let job = move |arena: &mut Arena| -> Tell {
             // Whoever has gone away meanwhile costs nothing more.
-            if !answer.is_closed() {
-                drop(answer.send(work(arena)));
+            if answer.is_closed() {
+                return Box::new(|| ());
             }
+            let done = work(arena);
+            Box::new(move || drop(answer.send(done)))
         };
         self.pool.submit(Box::new(job))?;
         reply.await.map_err(|_dropped| Overloaded)

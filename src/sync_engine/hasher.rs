@@ -3,7 +3,7 @@
 use std::sync::mpsc::sync_channel;
 
 use crate::{
-    hashing::HashPool,
+    hashing::{HashPool, Tell},
     services::{
         error::Overloaded,
         imported_hashes::{Cost, Profile},
@@ -75,7 +75,11 @@ impl Hasher {
 
     fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Arena) -> T + Send + 'static) -> Result<T, Overloaded> {
         let (answer, reply) = sync_channel(1);
-        self.pool.submit(Box::new(move |arena| drop(answer.send(work(arena)))))?;
+        let job = move |arena: &mut Arena| -> Tell {
+            let done = work(arena);
+            Box::new(move || drop(answer.send(done)))
+        };
+        self.pool.submit(Box::new(job))?;
         reply.recv().map_err(|_dropped| Overloaded)
     }
 }
