@@ -15,7 +15,7 @@ use bifrons::services::model::{
     Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Bundle, Ephemeral, First, Inserted, Living, Outbox as _, Ports, Put, READS_SIDE_BY_SIDE,
+    Audit as _, Before, Bundle, Claim, Ephemeral, First, Inserted, Living, Outbox as _, Ports, Put, READS_SIDE_BY_SIDE,
     Rotated, Rotation, SecondFactors as _, Sessions, Users as _,
 };
 use bifrons::services::run::run;
@@ -354,7 +354,8 @@ everywhere! { DATABASES:
 everywhere! { STORES:
     an_entry_lives_as_long_as_it_is_told
     an_entry_is_put_where_none_is
-    entries_are_put_and_found_together
+    entries_are_stored_with_a_right_and_found_together
+    a_right_is_had_once_in_its_time_and_so_often_in_its_window
     of_many_removals_of_one_value_exactly_one_succeeds
     a_counter_counts_everyone_and_lives_from_its_first_count
     what_is_taken_back_from_a_counter_is_as_if_it_had_not_been_counted
@@ -2068,14 +2069,15 @@ mod stories {
         }
     }
 
-    pub(super) async fn entries_are_put_and_found_together<P: Adapter>(world: &World<P>) {
+    pub(super) async fn entries_are_stored_with_a_right_and_found_together<P: Adapter>(world: &World<P>) {
         let store = world.ports.ephemeral();
         let put = |key: &str, value: &[u8], ttl| Put { key: key.to_owned(), value: value.to_owned(), ttl };
         store.put("a", b"old", LONG * 9).await.expect("an answer");
         store.increment("count", LONG).await.expect("an answer");
-        store.put_all(&[put("short", b"1", Duration::from_millis(1))]).await.expect("an answer");
-        let all = [put("a", b"new", LONG), put("b", &[0, 255, 0], LONG * 2), put("c", b"", LONG)];
-        store.put_all(&all).await.expect("an answer");
+        store.put("short", b"1", Duration::from_millis(1)).await.expect("an answer");
+        let (a, b) = (put("a", b"new", LONG), put("b", &[0, 255, 0], LONG * 2));
+        let claim = claim_of("k", vec![a, b], put("c", b"", LONG), put("nobody", b"1", LONG));
+        assert!(store.claim(&claim).await.expect("an answer"));
         pause(Duration::from_millis(5));
         let keys = ["nobody", "b", "count", "a", "short", "c"];
         let found = world.twin().ephemeral().get_all(keys).await.expect("an answer");
@@ -2090,6 +2092,69 @@ mod stories {
             |n: usize, ttl| found.get(n).and_then(Option::as_ref).is_some_and(|entry| lives(entry.expires_in, ttl));
         assert!(lives_for(1, LONG * 2) && lives_for(3, LONG) && lives_for(5, LONG));
         assert_eq!(store.increment("count", LONG).await.expect("an answer"), 2);
+    }
+
+    fn claim_of(key: &str, always: Vec<Put>, with: Put, without: Put) -> Claim {
+        Claim {
+            key: key.to_owned(),
+            ttl: LONG,
+            had: format!("had:{key}"),
+            withheld: format!("withheld:{key}"),
+            window: LONG * 9,
+            most: 3,
+            always,
+            with,
+            without,
+        }
+    }
+
+    pub(super) async fn a_right_is_had_once_in_its_time_and_so_often_in_its_window<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let twin = world.twin();
+        let put = |key: &str, value: String| Put { key: key.to_owned(), value: value.into_bytes(), ttl: LONG };
+        let stored = async |key: &str| {
+            let entry = world.twin().ephemeral().get(key).await.expect("an answer");
+            entry.map(|entry| String::from_utf8(entry.value).expect("text"))
+        };
+        // Of many who ask at once, of two instances, one has it; what each stores is there, or another's.
+        for round in 1..=3 {
+            let granted = ports
+                .together(20, async |ports, nth| {
+                    let ports = if nth % 2 == 0 { ports } else { twin.clone() };
+                    let own = put(&format!("own:{nth}"), round.to_string());
+                    let (with, without) = (put("with", nth.to_string()), put("without", nth.to_string()));
+                    let claim = claim_of("k", vec![own], with, without);
+                    (nth, ports.ephemeral().claim(&claim).await.expect("an answer"))
+                })
+                .await;
+            let granted: Vec<_> = granted.iter().filter(|(_, is_granted)| *is_granted).map(|(nth, _)| *nth).collect();
+            assert_eq!(granted.len(), 1, "round {round}");
+            assert_eq!(stored("with").await, Some(granted.iter().map(usize::to_string).collect()));
+            assert_ne!(stored("without").await, stored("with").await);
+            for nth in 0..20 {
+                assert_eq!(stored(&format!("own:{nth}")).await, Some(round.to_string()));
+            }
+            // Given back.
+            twin.ephemeral().remove("k").await.expect("an answer");
+        }
+        let claim = |ttl| Claim {
+            ttl,
+            ..claim_of("k", Vec::new(), put("with", "late".to_owned()), put("without", "late".to_owned()))
+        };
+        let store = ports.ephemeral();
+        assert!(!store.claim(&claim(Duration::from_millis(1))).await.expect("an answer"), "more than in a window");
+        assert_eq!(stored("without").await.as_deref(), Some("late"));
+        assert_ne!(stored("with").await.as_deref(), Some("late"));
+        // Refused for that, it was counted and taken all the same; those that came too soon count elsewhere.
+        assert_eq!(store.increment("had:k", LONG).await.expect("an answer"), 5);
+        assert_eq!(store.increment("withheld:k", LONG).await.expect("an answer"), 58);
+        // What has run out is as if it were not there.
+        pause(Duration::from_millis(5));
+        store.remove("had:k").await.expect("an answer");
+        assert!(store.claim(&claim(LONG)).await.expect("an answer"));
+        let [taken, counted] = store.get_all(["k", "had:k"]).await.expect("an answer");
+        assert!(lives(taken.expect("it is taken").expires_in, LONG));
+        assert!(lives(counted.expect("it is counted").expires_in, LONG * 9));
     }
 
     pub(super) async fn of_many_removals_of_one_value_exactly_one_succeeds<P: Adapter>(world: &World<P>) {

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
+use diesel::{
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SqliteConnection,
+};
 use diesel_async::RunQueryDsl as _;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::{sync::Mutex, time::timeout};
@@ -18,13 +20,14 @@ use crate::{
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
-        ports::{Entry, Ephemeral, Put},
+        ports::{Claim, Entry, Ephemeral},
     },
     settings::{Settings, StoreUrl},
     store::{
+        claim::ClaimedAt,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
-        rows::{EntryRow, entries_of, put_all},
+        rows::{EntryRow, entries_of},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -237,11 +240,28 @@ impl Ephemeral for EphemeralStore {
             server => commands::get(key).invoke_async(server).await.map(commands::entry))
     }
 
-    async fn put_all(&self, all: &[Put]) -> Result<(), Unavailable> {
-        let now = system::now();
-        at!(self, Tries::Two,
-            conn => put_all(all, now).execute(conn).await.map(drop),
-            server => commands::put_all(all).invoke_async(server).await)
+    async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable> {
+        let claimed = ClaimedAt { claim: claim.clone(), now: system::now() };
+        match &self.place {
+            Place::Table(database) => match &mut database.check_out_to_write().await? {
+                Connection::Sqlite(lease) => {
+                    let limit = lease.begin_statement();
+                    let ask = move |conn: &mut SqliteConnection| claimed.in_sqlite(conn);
+                    let answer = timeout(limit, lease.spawn_blocking(ask)).await;
+                    lease.end_statement(answer)
+                }
+                Connection::Postgres(lease) => {
+                    let limit = lease.begin_statement();
+                    let answer = timeout(limit, claimed.for_postgres().load(&mut **lease)).await;
+                    lease.end_statement(answer.map(|rows| rows.and_then(sql::counted))).map(|count| count > 0)
+                }
+            },
+            Place::Redis { line, breaker, limit, .. } => {
+                let asked =
+                    async |server: &mut MultiplexedConnection| commands::claim(claim).invoke_async::<i64>(server).await;
+                Ok(on_redis(line, breaker, *limit, Tries::One, asked).await? == 1)
+            }
+        }
     }
 
     async fn get_all<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<Entry>; N], Unavailable> {

@@ -98,16 +98,23 @@ async fn once(
     work: impl AsyncFnOnce() -> Outcome,
 ) -> Outcome {
     let given = call.idempotency_key().filter(|_| operation.takes_idempotency_key());
-    let Some((key, body)) = given else { return work().await };
-    let claim =
-        match idempotency::begin(ports, &call.caller, Asked { route: operation.word(), key, user, body }).await? {
-            Begun::Fresh(claim) => claim,
-            Begun::Replay(kept) => return Ok(Success::replayed(kept)),
-        };
+    let claim = match given {
+        None => None,
+        Some((key, body)) => {
+            let asked = Asked { route: operation.word(), key, user, body };
+            match idempotency::begin(ports, &call.caller, asked).await? {
+                Begun::Fresh(claim) => Some(claim),
+                Begun::Replay(kept) => return Ok(Success::replayed(kept)),
+            }
+        }
+    };
+    // In one place: a second one would take as much room again.
     let outcome = work().await;
-    match outcome.as_ref().ok().and_then(Success::kept) {
-        Some(kept) => idempotency::finish(ports, claim, &kept).await,
-        None => idempotency::release(ports, claim).await,
+    if let Some(claim) = claim {
+        match outcome.as_ref().ok().and_then(Success::kept) {
+            Some(kept) => idempotency::finish(ports, claim, &kept).await,
+            None => idempotency::release(ports, claim).await,
+        }
     }
     outcome
 }

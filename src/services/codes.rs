@@ -8,7 +8,7 @@ use super::{
     error::Unavailable,
     identifier::Identifier,
     model::UserId,
-    ports::{Entry, Ephemeral, Ports, Put},
+    ports::{Claim, Entry, Ephemeral, Ports, Put},
 };
 
 /// What a code proves; one made for another purpose proves nothing.
@@ -47,18 +47,16 @@ impl Proof {
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Makes a code that replaces any earlier one for this user and purpose. It is no good once `binding`
-/// is another.
-///
-/// # Errors
-/// The store is away.
+/// As [`draw`], and stores it.
+#[cfg(test)]
 pub async fn issue<P: Ports>(ports: &P, user: UserId, purpose: Purpose, binding: &str) -> Result<String, Unavailable> {
     let (code, put) = draw(ports, user, purpose, binding);
     ports.ephemeral().put(&put.key, &put.value, put.ttl).await?;
     Ok(code)
 }
 
-/// As [`issue`], for a caller who stores the code together with something else.
+/// Makes a code that replaces any earlier one for this user and purpose once it is stored. It is no good once `binding`
+/// is another.
 pub fn draw<P: Ports>(ports: &P, user: UserId, purpose: Purpose, binding: &str) -> (String, Put) {
     let code = six_digits(ports);
     let issue = ports.new_id();
@@ -141,25 +139,46 @@ pub async fn void<P: Ports>(ports: &P, user: UserId, purpose: Purpose) -> Result
     ports.ephemeral().remove(&key(user, purpose)).await
 }
 
-/// Claims the right to send a code, link or notice; `false` when the last one for this purpose was a
-/// moment ago, or the day's, over all purposes, are used up.
+/// What is stored with the right to send.
+pub struct Stored {
+    /// In any case.
+    pub always: Vec<Put>,
+    /// With the right: what the letter proves.
+    pub with: Put,
+    /// Without it: the same for nobody.
+    pub without: Put,
+}
+
+/// Claims the right to send a code, link or notice, and stores what goes with it; `false` when the last one for this
+/// purpose was a moment ago, or the day's, over all purposes, are used up.
+///
+/// One call, which does as much in either case: time must not tell that two identifiers have one account.
 ///
 /// Counted by account where there is one, else by identifier: a stranger who asks for codes to an
 /// address without an account cannot hold up its owner's registration.
 ///
 /// # Errors
 /// The store is away.
-pub async fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> Result<bool, Unavailable> {
-    let (policy, store) = (&ports.policy().otp, ports.ephemeral());
-    let sent = sent_key(ports, who, purpose);
-    let is_too_soon = store.put_if_absent(&sent, b"1", policy.resend_interval).await?.is_some();
-    let who = who.key(ports);
-    if is_too_soon {
-        // As many calls as for one that is sent: time must not tell that two identifiers have one account.
-        store.increment(&format!("sends_withheld:{who}"), DAY).await?;
-        return Ok(false);
-    }
-    Ok(store.increment(&format!("sends:{who}"), DAY).await? <= policy.daily_sends)
+pub async fn claim_send<P: Ports>(
+    ports: &P,
+    who: &SendTo<'_>,
+    purpose: Purpose,
+    stored: Stored,
+) -> Result<bool, Unavailable> {
+    let policy = &ports.policy().otp;
+    let key = who.key(ports);
+    let claim = Claim {
+        key: sent_key(ports, who, purpose),
+        ttl: policy.resend_interval,
+        had: format!("sends:{key}"),
+        withheld: format!("sends_withheld:{key}"),
+        window: DAY,
+        most: policy.daily_sends,
+        always: stored.always,
+        with: stored.with,
+        without: stored.without,
+    };
+    ports.ephemeral().claim(&claim).await
 }
 
 /// Gives a claim back, when nothing could be sent.
@@ -181,6 +200,14 @@ pub enum SendTo<'a> {
     Account(UserId),
     /// Those to an address or number without an account.
     Identifier(&'a Identifier),
+}
+
+/// Whether there is a right to send, with which nothing is stored that anybody asks for.
+#[cfg(test)]
+pub fn may_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> bool {
+    let put = |key: &str| Put { key: key.to_owned(), value: Vec::new(), ttl: DAY };
+    let stored = Stored { always: Vec::new(), with: put("with"), without: put("without") };
+    super::run::run(claim_send(ports, who, purpose, stored)).unwrap()
 }
 
 impl SendTo<'_> {
@@ -301,7 +328,7 @@ mod tests {
     fn sends_keep_their_distance() {
         let world = World::new();
         let ada = Identifier::email("ada@example.org").unwrap();
-        let may_send = |who: &SendTo<'_>| run(claim_send(&world, who, Purpose::Registration)).unwrap();
+        let may_send = |who: &SendTo<'_>| super::may_send(&world, who, Purpose::Registration);
         let (stranger, account) = (SendTo::Identifier(&ada), SendTo::Account(USER));
         assert!(may_send(&stranger) && !may_send(&stranger) && may_send(&account));
         for _ in 1..20 {
@@ -310,7 +337,7 @@ mod tests {
         }
         world.pass(Duration::from_secs(61));
         assert!(!may_send(&account));
-        assert!(!run(claim_send(&world, &account, Purpose::PasswordReset)).unwrap(), "the day's are for all purposes");
+        assert!(!super::may_send(&world, &account, Purpose::PasswordReset), "the day's are for all purposes");
         run(release_send(&world, &stranger, Purpose::Registration)).unwrap();
         assert!(may_send(&stranger));
     }

@@ -34,7 +34,7 @@ use super::{
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
     },
     ports::{
-        Audit, Before, Entry, Ephemeral, FoundSession, Inserted, Living, Outbox, Ports, Put, Rotated, Rotation,
+        Audit, Before, Claim, Entry, Ephemeral, FoundSession, Inserted, Living, Outbox, Ports, Rotated, Rotation,
         SecondFactors, Sessions, Users,
     },
     run::run,
@@ -1061,10 +1061,19 @@ impl Ephemeral for World {
         }
     }
 
-    async fn put_all(&self, all: &[Put]) -> Result<(), Unavailable> {
-        self.reach("put_all")?;
-        all.iter().for_each(|put| self.insert(&put.key, &put.value, 0, self.now() + put.ttl));
-        Ok(())
+    async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable> {
+        self.reach("claim")?;
+        let is_free = self.living(&claim.key).is_none();
+        if is_free {
+            self.insert(&claim.key, b"1", 0, self.now() + claim.ttl);
+        }
+        let counter = if is_free { &claim.had } else { &claim.withheld };
+        let (count, until) =
+            self.living(counter).map_or((1, self.now() + claim.window), |(_, count, until)| (count + 1, until));
+        self.insert(counter, b"", count, until);
+        let is_granted = is_free && count <= claim.most;
+        claim.puts(is_granted).for_each(|put| self.insert(&put.key, &put.value, 0, self.now() + put.ttl));
+        Ok(is_granted)
     }
 
     async fn get_all<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<Entry>; N], Unavailable> {

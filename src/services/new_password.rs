@@ -113,6 +113,7 @@ mod tests {
     use crate::services::{
         letters::Recipient,
         memory::{ADDRESS, NUMBER, World, caller},
+        ports::Ephemeral as _,
         run::run,
     };
 
@@ -206,7 +207,9 @@ mod tests {
         let world = World::with_ada();
         let user = world.users().remove(0);
         let to = crate::services::identifier::Identifier::email(ADDRESS).unwrap();
-        run(world.clone().enqueue(&run(reset_flow::letter(&world, &user, &to)).unwrap())).unwrap();
+        let (letter, put) = reset_flow::letter(&world, &user, &to);
+        run(world.put(&put.key, &put.value, put.ttl)).unwrap();
+        run(world.clone().enqueue(&letter)).unwrap();
         let (_, token) = world.link();
         assert!(run(reset_flow::check_token(&world, &user, &token)).unwrap().is_some());
         world.fail_store(true);

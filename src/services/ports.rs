@@ -455,14 +455,44 @@ pub struct Put {
     pub ttl: Duration,
 }
 
+/// A right that one of several who ask for it has for a while, and what is stored with it.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Where it is noted that somebody has it.
+    pub key: String,
+    /// For how long.
+    pub ttl: Duration,
+    /// The counter of those that had it: beyond `most` there is none.
+    pub had: String,
+    /// The counter of those that came while another had it.
+    pub withheld: String,
+    /// How long the counters live from their first count.
+    pub window: Duration,
+    /// How many there are in a window.
+    pub most: i64,
+    /// Stored in any case.
+    pub always: Vec<Put>,
+    /// Stored with the right …
+    pub with: Put,
+    /// … and without it.
+    pub without: Put,
+}
+
+impl Claim {
+    /// What is stored when it was granted, or when it was not.
+    pub fn puts(&self, is_granted: bool) -> impl Iterator<Item = &Put> + Clone {
+        self.always.iter().chain([if is_granted { &self.with } else { &self.without }])
+    }
+}
+
 /// The ephemeral store: Redis, or a table of the database. Every call is atomic.
 pub trait Ephemeral {
     /// Stores a value, replacing any.
     async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable>;
     /// Stores a value unless there is one; then says how long that one still lives.
     async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable>;
-    /// Stores values under different keys, all of them or none.
-    async fn put_all(&self, all: &[Put]) -> Result<(), Unavailable>;
+    /// Asks for a right, counts that, and stores what goes with it; `true` when it is granted. All keys are different.
+    async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable>;
     /// The living value.
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable>;
     /// The living values of different keys.

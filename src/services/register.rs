@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::{
     audit,
-    codes::{self, Purpose, SendTo},
+    codes::{self, Purpose, SendTo, Stored},
     error::{Overloaded, Unavailable},
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
@@ -22,7 +22,7 @@ use super::{
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
     passwords::{self, HashAs, Password},
-    ports::{Bundle, Ephemeral as _, First, Ports, Users as _},
+    ports::{Bundle, First, Ports, Users as _},
     problem::Problem,
     registration::{self, Pending},
 };
@@ -179,20 +179,11 @@ async fn attempt<P: Ports>(
     };
     let waiting = registration::keep_waiting_hash(ports, &to, &password_hash, keeps).await?;
     let who = SendTo::Account(known.map_or(fresh.id, |user| user.id));
-    let may_send = codes::claim_send(ports, &who, Purpose::Registration).await?;
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
-    let code_for = if may_send { pending.user_id } else { ports.keys().stand_in(&challenge) };
-    let (code, drawn) = codes::draw(ports, code_for, Purpose::Registration, "");
-    // Where as good as certainly nothing will be sent, the next request need not wait; should this fail too, it must.
-    let give_back = async || {
-        if may_send {
-            let _ = codes::release_send(ports, &who, Purpose::Registration).await;
-        }
-    };
-    if let Err(error) = ports.ephemeral().put_all(&[registration, waiting, drawn]).await {
-        give_back().await;
-        return Err(error.into());
-    }
+    let draw = |user| codes::draw(ports, user, Purpose::Registration, "");
+    let ((code, with), (_, without)) = (draw(pending.user_id), draw(ports.keys().stand_in(&challenge)));
+    let stored = Stored { always: vec![registration, waiting], with, without };
+    let may_send = codes::claim_send(ports, &who, Purpose::Registration, stored).await?;
     let code = code_letter(ports, &to, code);
     let withheld = outbox::event(ports, &Event::CodeWithheld { user_id: pending.user_id });
     let letter = match (may_send && !is_hidden, open_account) {
@@ -221,7 +212,10 @@ async fn attempt<P: Ports>(
         Ok(false) => Undone::Taken,
         Err(error) => Undone::Unavailable(error),
     };
-    give_back().await;
+    if may_send {
+        // As good as certainly nothing will be sent, so the next request need not wait; should this fail too, it must.
+        let _ = codes::release_send(ports, &who, Purpose::Registration).await;
+    }
     Err(undone)
 }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     audit,
-    codes::{self, Purpose, SendTo},
+    codes::{self, Purpose, SendTo, Stored},
     error::Unavailable,
     events::Event,
     fields::{Text, nullable},
@@ -70,13 +70,14 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     let who = user.as_ref().map_or(SendTo::Identifier(&to), |user| SendTo::Account(user.id));
     // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
     // was a last one.
-    let may_send = codes::claim_send(ports, &who, Purpose::Registration).await?;
     let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &to);
     let waiting = user.as_ref().filter(|user| waits_for_code(user));
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
     let stand_in = ports.keys().stand_in(&to.comparable());
-    let code_for = waiting.filter(|_| may_send).map_or(stand_in, |user| user.id);
-    let code = codes::issue(ports, code_for, Purpose::Registration, "").await?;
+    let draw = |user| codes::draw(ports, user, Purpose::Registration, "");
+    let ((code, with), (_, without)) = (draw(waiting.map_or(stand_in, |user| user.id)), draw(stand_in));
+    let stored = Stored { always: Vec::new(), with, without };
+    let may_send = codes::claim_send(ports, &who, Purpose::Registration, stored).await?;
     let code = code_letter(ports, &to, code);
     let withheld = Event::CodeWithheld { user_id: user.as_ref().map_or(stand_in, |user| user.id) };
     let withheld = outbox::event(ports, &withheld);

@@ -13,7 +13,7 @@ use super::{
     letters::Letter,
     model::{OutboxEntry, User, UserId},
     outbox,
-    ports::{Ephemeral as _, Ports},
+    ports::{Ephemeral as _, Ports, Put},
 };
 
 const LINK: &str = "reset_link";
@@ -25,30 +25,28 @@ pub fn binding(user: &User) -> String {
     format!("{changed:?}|{email:?}|{phone:?}")
 }
 
-/// A letter with a new link, or with a new code where it goes to a phone; any earlier one is void.
-///
-/// # Errors
-/// The store is away.
-pub async fn letter<P: Ports>(ports: &P, user: &User, to: &Identifier) -> Result<OutboxEntry, Unavailable> {
+/// A letter with a new link, or with a new code where it goes to a phone, and what is to be stored for it; any earlier
+/// one is void then.
+pub fn letter<P: Ports>(ports: &P, user: &User, to: &Identifier) -> (OutboxEntry, Put) {
     let policy = &ports.policy().otp;
-    let (letter, ttl) = match to {
+    let (letter, put) = match to {
         Identifier::Email(_) => {
-            let url = link(ports, user.id, &issue_token(ports, user).await?);
-            (Letter::PasswordReset { url, minutes: policy.link_ttl.as_secs().div_ceil(60) }, policy.link_ttl)
+            let (token, put) = draw_token(ports, user);
+            let url = link(ports, user.id, &token);
+            (Letter::PasswordReset { url, minutes: policy.link_ttl.as_secs().div_ceil(60) }, put)
         }
         Identifier::Phone(_) => {
-            let code = codes::issue(ports, user.id, Purpose::PasswordReset, &binding(user)).await?;
-            (Letter::PasswordResetCode { code, minutes: policy.ttl.as_secs().div_ceil(60) }, policy.ttl)
+            let (code, put) = codes::draw(ports, user.id, Purpose::PasswordReset, &binding(user));
+            (Letter::PasswordResetCode { code, minutes: policy.ttl.as_secs().div_ceil(60) }, put)
         }
     };
-    Ok(outbox::letter(ports, to, letter, Some(ports.now() + ttl)))
+    (outbox::letter(ports, to, letter, Some(ports.now() + put.ttl)), put)
 }
 
-async fn issue_token<P: Ports>(ports: &P, user: &User) -> Result<String, Unavailable> {
+fn draw_token<P: Ports>(ports: &P, user: &User) -> (String, Put) {
     let token = BASE64URL_NOPAD.encode(&ports.random::<32>());
     let digest = ports.keys().code_digest(user.id, &bound(user), &token);
-    ports.ephemeral().put(&key(user.id), &digest, ports.policy().otp.link_ttl).await?;
-    Ok(token)
+    (token, Put { key: key(user.id), value: digest.to_vec(), ttl: ports.policy().otp.link_ttl })
 }
 
 // From the configuration alone: a request's headers play no part (ABUSE 15).

@@ -1,6 +1,7 @@
 //! What both engines' stores share: schema, rows, migrations, Redis scripts and session settings.
 
 pub mod bundle;
+pub mod claim;
 pub mod migrations;
 pub mod postgres_tls;
 pub mod prepared;

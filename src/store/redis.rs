@@ -10,8 +10,24 @@ use redis::{Cmd, ErrorKind, RedisResult, Script, ScriptInvocation};
 
 use crate::services::{
     limits::{Decision, Left, Rule},
-    ports::{Entry, Put},
+    ports::{Claim, Entry},
 };
+
+// Keys: where the right is noted, the two counters, then where to store in any case, with the right, and without it.
+static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local is_free = redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1])
+         local counter = is_free and KEYS[2] or KEYS[3]
+         local count = redis.call('INCR', counter)
+         if redis.call('PTTL', counter) < 0 then redis.call('PEXPIRE', counter, ARGV[2]) end
+         local granted = is_free and count <= tonumber(ARGV[3])
+         local left_out = granted and #KEYS or #KEYS - 1
+         for n = 4, #KEYS do
+           if n ~= left_out then redis.call('SET', KEYS[n], ARGV[2 * n - 4], 'PX', ARGV[2 * n - 3]) end
+         end
+         return granted and 1 or 0",
+    )
+});
 
 // -1: stored; otherwise the milliseconds that the value found still lives.
 static PUT_IF_ABSENT: LazyLock<Script> = LazyLock::new(|| {
@@ -27,10 +43,6 @@ static GET: LazyLock<Script> = LazyLock::new(|| {
          if not value then return false end
          return {value, redis.call('PTTL', KEYS[1])}",
     )
-});
-
-static PUT_ALL: LazyLock<Script> = LazyLock::new(|| {
-    Script::new("for n, key in ipairs(KEYS) do redis.call('SET', key, ARGV[2 * n - 1], 'PX', ARGV[2 * n]) end")
 });
 
 static GET_ALL: LazyLock<Script> = LazyLock::new(|| {
@@ -94,10 +106,12 @@ pub fn remaining(answer: i64) -> Option<Duration> {
     u64::try_from(answer).ok().map(Duration::from_millis)
 }
 
-/// Stores values.
-pub fn put_all(all: &[Put]) -> ScriptInvocation<'static> {
-    let mut script = PUT_ALL.prepare_invoke();
-    for put in all {
+/// Answers `i64`: 1 where the right is granted.
+pub fn claim(claim: &Claim) -> ScriptInvocation<'static> {
+    let mut script = CLAIM.prepare_invoke();
+    script.key(&claim.key).key(&claim.had).key(&claim.withheld);
+    script.arg(millis(claim.ttl)).arg(millis(claim.window)).arg(claim.most);
+    for put in claim.always.iter().chain([&claim.with, &claim.without]) {
         script.key(&put.key).arg(&put.value).arg(millis(put.ttl));
     }
     script

@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 
 use diesel::{
-    backend::Backend,
     pg::Pg,
     prelude::*,
     query_builder::{BoxedSqlQuery, SqlQuery},
-    serialize::ToSql,
-    sql_types::{BigInt, Binary, Bool, HasSqlType, Integer, Nullable, Text},
+    sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text},
     sqlite::Sqlite,
 };
 
@@ -27,7 +25,7 @@ use crate::services::{
         AuditEvent, Confirmation, Listed, LoginEvent, OutboxEntry, OutboxState, Place, ProfileChanges, Session,
         SessionId, Settlement, User, UserId,
     },
-    ports::{Entry, FoundSession, Put},
+    ports::{Entry, FoundSession},
     totp::{TotpFactor, TotpSecret},
 };
 use time::OffsetDateTime;
@@ -502,22 +500,6 @@ pub fn entries_of<const N: usize>(keys: [&str; N], rows: &[EntryRow], now: Offse
     let entry =
         |(_, value, until): &EntryRow| Entry { value: value.clone(), expires_in: (until.0 - now).unsigned_abs() };
     keys.map(|key| rows.iter().find(|row| row.0 == key).map(entry))
-}
-
-/// Stores entries, replacing what is there; `now` is what they run out from.
-pub fn put_all<'a, DB>(all: &'a [Put], now: OffsetDateTime) -> Prepared<BoxedSqlQuery<'a, DB, SqlQuery>>
-where
-    DB: Backend + HasSqlType<Moment>,
-    DbMoment: ToSql<Moment, DB>,
-    String: ToSql<Text, DB>,
-    Vec<u8>: ToSql<Binary, DB>,
-{
-    let statement = diesel::sql_query(sql::put_all(all.len())).into_boxed();
-    let bind = |statement: BoxedSqlQuery<'a, DB, SqlQuery>, put: &'a Put| {
-        let until = DbMoment(now + put.ttl);
-        statement.bind::<Text, _>(&put.key).bind::<Binary, _>(&put.value).bind::<Moment, _>(until)
-    };
-    Prepared(all.iter().fold(statement, bind))
 }
 
 /// Table `audit_events`.

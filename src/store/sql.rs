@@ -1,6 +1,16 @@
 //! Statements that diesel's query builder cannot spell. Parameters first appear in their order,
 //! so that `$1` means the same to PostgreSQL and SQLite.
 
+// One more, or the first where the counter has run out by `$4`.
+macro_rules! count_on {
+    () => {
+        "SET count = CASE WHEN ephemeral_entries.expires_at <= $4 THEN 1 ELSE ephemeral_entries.count + 1 END,
+             expires_at = CASE WHEN ephemeral_entries.expires_at <= $4
+                          THEN excluded.expires_at ELSE ephemeral_entries.expires_at END
+         RETURNING count"
+    };
+}
+
 /// Binds: key, value, expires_at, now. Changes one row when the entry was absent or had run out.
 pub const PUT_IF_ABSENT: &str = "
     INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 0, $3)
@@ -8,25 +18,53 @@ pub const PUT_IF_ABSENT: &str = "
     SET value = excluded.value, count = 0, expires_at = excluded.expires_at
     WHERE ephemeral_entries.expires_at <= $4";
 
-/// Binds of each of `count` entries: key, value, expires_at. Replaces what is there.
-pub fn put_all(count: usize) -> String {
-    let row = |n: usize| format!("(${}, ${}, 0, ${})", 3 * n + 1, 3 * n + 2, 3 * n + 3);
-    let rows: Vec<String> = (0..count).map(row).collect();
+/// Binds: key, value, expires_at. Replaces what is there.
+pub const PUT: &str = "
+    INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 0, $3)
+    ON CONFLICT (key) DO UPDATE
+    SET value = excluded.value, count = 0, expires_at = excluded.expires_at";
+
+/// PostgreSQL. Binds: those of [`PUT_IF_ABSENT`]; the counter of those that had the right, that of those that had not, no
+/// value, until when they count, and the most; then of each entry: key, value, expires_at, the last but one with the
+/// right and the last one without it. Answers how often it was granted, which is once or not at all.
+pub fn claim(entries: usize) -> String {
+    let goes_with = |nth: usize| match entries - nth {
+        1 => "false",
+        2 => "true",
+        _ => "NULL",
+    };
+    let entry = |nth: usize| {
+        let first = 10 + 3 * nth;
+        format!("({}::boolean, ${first}, ${}, ${})", goes_with(nth), first + 1, first + 2)
+    };
+    let entries: Vec<String> = (0..entries).map(entry).collect();
     format!(
-        "INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES {} ON CONFLICT (key) DO UPDATE \
-         SET value = excluded.value, count = 0, expires_at = excluded.expires_at",
-        rows.join(", ")
+        "WITH taken AS ({PUT_IF_ABSENT} RETURNING 1),
+         counted AS (
+             INSERT INTO ephemeral_entries (key, value, count, expires_at)
+             SELECT CASE WHEN EXISTS (SELECT FROM taken) THEN $5 ELSE $6 END, $7, 1, $8
+             ON CONFLICT (key) DO UPDATE {}
+         ),
+         granted AS (SELECT EXISTS (SELECT FROM taken) AND count <= $9 AS is_granted FROM counted),
+         put AS (
+             INSERT INTO ephemeral_entries (key, value, count, expires_at)
+             SELECT entry.key, entry.value, 0, entry.expires_at
+             FROM granted, (VALUES {}) AS entry (goes_with, key, value, expires_at)
+             WHERE goes_with IS NULL OR goes_with = is_granted
+             ON CONFLICT (key) DO UPDATE
+             SET value = excluded.value, count = 0, expires_at = excluded.expires_at
+         )
+         SELECT count(*) AS count FROM granted WHERE is_granted",
+        count_on!(),
+        entries.join(", ")
     )
 }
 
 /// Binds: key, empty value, expires_at, now. Returns `count`.
-pub const INCREMENT: &str = "
-    INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 1, $3)
-    ON CONFLICT (key) DO UPDATE
-    SET count = CASE WHEN ephemeral_entries.expires_at <= $4 THEN 1 ELSE ephemeral_entries.count + 1 END,
-        expires_at = CASE WHEN ephemeral_entries.expires_at <= $4
-                     THEN excluded.expires_at ELSE ephemeral_entries.expires_at END
-    RETURNING count";
+pub const INCREMENT: &str = concat!(
+    "INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 1, $3) ON CONFLICT (key) DO UPDATE ",
+    count_on!()
+);
 
 /// Binds: owner, end of lease, now, most. Returns outbox rows. SQLite has one writer at a time.
 pub const CLAIM_SQLITE: &str = "

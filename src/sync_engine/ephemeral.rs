@@ -18,13 +18,14 @@ use crate::{
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
-        ports::{Entry, Ephemeral, Put},
+        ports::{Claim, Entry, Ephemeral},
     },
     settings::{Settings, StoreUrl},
     store::{
+        claim::ClaimedAt,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
-        rows::{EntryRow, entries_of, put_all},
+        rows::{EntryRow, entries_of},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -197,11 +198,26 @@ impl Ephemeral for EphemeralStore {
             server => commands::get(key).invoke(server).map(commands::entry))
     }
 
-    fn put_all(&self, all: &[Put]) -> Ready<Result<(), Unavailable>> {
-        let now = system::now();
-        at!(self, Tries::Two,
-            conn => put_all(all, now).run(conn),
-            server => commands::put_all(all).invoke(server))
+    fn claim(&self, claim: &Claim) -> Ready<Result<bool, Unavailable>> {
+        let claimed = ClaimedAt { claim: claim.clone(), now: system::now() };
+        let ask = || match &self.place {
+            Place::Table(database) => match &mut database.check_out()? {
+                Connection::Sqlite(pooled) => {
+                    let answer = claimed.in_sqlite(pooled);
+                    pooled.note(answer)
+                }
+                Connection::Postgres(pooled) => {
+                    let answer = claimed.for_postgres().load(&mut ***pooled).and_then(sql::counted);
+                    pooled.note(answer).map(|count| count > 0)
+                }
+            },
+            Place::Redis { pool, breaker, .. } => {
+                let granted =
+                    on_redis(pool, breaker, Tries::One, |server| commands::claim(claim).invoke::<i64>(server));
+                Ok(granted? == 1)
+            }
+        };
+        ready(ask())
     }
 
     fn get_all<const N: usize>(&self, keys: [&str; N]) -> Ready<Result<[Option<Entry>; N], Unavailable>> {
