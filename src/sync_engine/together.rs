@@ -1,9 +1,10 @@
 //! Who asks at the same time asks together: whoever comes while another's question is under way waits for the next
 //! one, which is for all that have come by then. Nobody waits for others to come.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    mpsc::{SyncSender, TryRecvError, sync_channel},
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use crate::services::{error::Unavailable, ports::MOST_TOGETHER};
@@ -21,30 +22,53 @@ impl<Q, A> Clone for Together<Q, A> {
 }
 
 struct State<Q, A> {
-    waiting: Vec<Waiting<Q, A>>,
+    // The last one takes in whoever comes, until it is full.
+    groups: VecDeque<Group<Q, A>>,
     leaders: usize,
 }
 
-struct Waiting<Q, A> {
-    question: Q,
-    tell: SyncSender<News<A>>,
-    // Leads, or has been told to.
+// Those that will be asked for together. The first of them leads, once it is told to.
+struct Group<Q, A> {
+    questions: Vec<Q>,
+    shared: Arc<Shared<A>>,
     leads: bool,
 }
 
-enum News<A> {
-    Done(Result<A, Unavailable>),
-    // To ask for all that wait.
-    Lead,
+// All of a group wait for one thing, so that one call wakes them all.
+struct Shared<A> {
+    lead: OnceLock<()>,
+    answers: OnceLock<Result<Answers<A>, Unavailable>>,
 }
 
-// To lead and to be done: whoever tells never waits for room.
-const MOST_NEWS: usize = 2;
+// In the order of the questions; each is taken by its own asker.
+type Answers<A> = Vec<Mutex<Option<A>>>;
+
+impl<A> Shared<A> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { lead: OnceLock::new(), answers: OnceLock::new() })
+    }
+
+    // Wakes all, also whoever waits to lead.
+    fn tell(&self, answers: Result<Answers<A>, Unavailable>) {
+        let _ = self.answers.set(answers);
+        let _ = self.lead.set(());
+    }
+
+    fn take(&self, nth: usize) -> Result<A, Unavailable> {
+        match self.answers.wait() {
+            Ok(answers) => {
+                let answer = answers.get(nth).and_then(|answer| lock(answer).take());
+                answer.ok_or_else(Unavailable::unanswered)
+            }
+            Err(error) => Err(error.again()),
+        }
+    }
+}
 
 impl<Q, A> Together<Q, A> {
     /// So many questions side by side.
     pub fn new(side_by_side: usize) -> Self {
-        let state = State { waiting: Vec::new(), leaders: 0 };
+        let state = State { groups: VecDeque::new(), leaders: 0 };
         Self { state: Arc::new(Mutex::new(state)), side_by_side }
     }
 
@@ -53,80 +77,105 @@ impl<Q, A> Together<Q, A> {
     /// # Errors
     /// What `ask_all` failed with.
     pub fn ask(&self, question: Q, ask_all: impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) -> Result<A, Unavailable> {
-        let (tell, news) = sync_channel(MOST_NEWS);
-        let mut state = self.lock();
-        // Whoever leads at once is handed no further lead.
-        let leads = state.leaders < self.side_by_side;
-        state.leaders += usize::from(leads);
-        state.waiting.push(Waiting { question, tell, leads });
-        drop(state);
-        let mut leading = leads.then(|| Leading(self));
-        loop {
-            let told = if leading.is_some() && self.ask_once(&ask_all) {
-                news.try_recv()
-            } else {
-                // Nobody waits: what was asked here is with another who leads, and its answer need not be watched for.
-                leading = None;
-                news.recv().map_err(|_gone| TryRecvError::Disconnected)
-            };
-            match told {
-                Ok(News::Done(answer)) => return answer,
-                Ok(News::Lead) => leading = Some(Leading(self)),
-                // More waited than are asked for together.
-                Err(TryRecvError::Empty) => (),
-                Err(TryRecvError::Disconnected) => return Err(Unavailable::unanswered()),
+        let (shared, nth) = match self.join(question) {
+            Place::Alone(question) => {
+                let shared = Shared::new();
+                Leading(self, &shared).ask(&[question], &ask_all);
+                (shared, 0)
             }
-        }
-    }
-
-    // Whether anybody waited.
-    fn ask_once(&self, ask_all: &impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) -> bool {
-        let (questions, tell) = self.take();
-        if questions.is_empty() {
-            return false;
-        }
-        match ask_all(&questions) {
-            // Whoever gets no answer sees their sender gone.
-            Ok(answers) => tell.into_iter().zip(answers).for_each(|(tell, answer)| {
-                let _ = tell.send(News::Done(Ok(answer)));
-            }),
-            // What is away is so for all who wait: they must not find it out one after the other.
-            Err(error) => {
-                let others = self.lock().waiting.drain(..).map(|waiting| waiting.tell).collect::<Vec<_>>();
-                for tell in tell.into_iter().chain(others) {
-                    let _ = tell.send(News::Done(Err(error.again())));
+            Place::First(shared) => {
+                shared.lead.wait();
+                // No longer there when it was told that what all ask for is away.
+                if let Some(questions) = self.take_out(&shared) {
+                    Leading(self, &shared).ask(&questions, &ask_all);
                 }
+                (shared, 0)
+            }
+            Place::Behind(shared, nth) => (shared, nth),
+        };
+        shared.take(nth)
+    }
+
+    fn join(&self, question: Q) -> Place<Q, A> {
+        let mut state = lock(&self.state);
+        if state.leaders < self.side_by_side {
+            state.leaders += 1;
+            return Place::Alone(question);
+        }
+        match state.groups.back_mut().filter(|group| group.questions.len() < MOST_TOGETHER) {
+            Some(group) => {
+                group.questions.push(question);
+                Place::Behind(Arc::clone(&group.shared), group.questions.len() - 1)
+            }
+            None => {
+                let shared = Shared::new();
+                let group = Group { questions: vec![question], shared: Arc::clone(&shared), leads: false };
+                state.groups.push_back(group);
+                Place::First(shared)
             }
         }
-        true
     }
 
-    // The first of those that wait.
-    fn take(&self) -> (Vec<Q>, Vec<SyncSender<News<A>>>) {
-        let mut state = self.lock();
-        let count = state.waiting.len().min(MOST_TOGETHER);
-        state.waiting.drain(..count).map(|waiting| (waiting.question, waiting.tell)).unzip()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<Q, A>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    // Whoever comes from now on is in another group.
+    fn take_out(&self, shared: &Arc<Shared<A>>) -> Option<Vec<Q>> {
+        let mut state = lock(&self.state);
+        let index = state.groups.iter().position(|group| Arc::ptr_eq(&group.shared, shared))?;
+        state.groups.remove(index).map(|group| group.questions)
     }
 }
 
-// Hands the lead on when it ends, however it does.
-struct Leading<'a, Q, A>(&'a Together<Q, A>);
+impl<Q, A> Together<Q, A> {
+    // But for those whose first has been told to lead, and will find it out.
+    fn take_all(&self) -> Vec<Group<Q, A>> {
+        let mut state = lock(&self.state);
+        let (leading, others) = mem::take(&mut state.groups).into_iter().partition(|group| group.leads);
+        state.groups = leading;
+        Vec::from(others)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// Whose answer it is: that of a question by itself, of the first of a group, or of another of it.
+enum Place<Q, A> {
+    Alone(Q),
+    First(Arc<Shared<A>>),
+    Behind(Arc<Shared<A>>, usize),
+}
+
+// Hands the lead on when it ends, however it does, and lets nobody wait for an answer that does not come.
+struct Leading<'a, Q, A>(&'a Together<Q, A>, &'a Shared<A>);
+
+impl<Q, A> Leading<'_, Q, A> {
+    fn ask(self, questions: &[Q], ask_all: &impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) {
+        match ask_all(questions) {
+            Ok(answers) => self.1.tell(Ok(answers.into_iter().map(|answer| Mutex::new(Some(answer))).collect())),
+            // What is away is so for all who wait: they must not find it out one after the other.
+            Err(error) => {
+                for shared in self.0.take_all().iter().map(|group| &group.shared) {
+                    shared.tell(Err(error.again()));
+                }
+                self.1.tell(Err(error));
+            }
+        }
+    }
+}
 
 impl<Q, A> Drop for Leading<'_, Q, A> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        let next = state.waiting.iter_mut().find(|waiting| !waiting.leads);
-        let is_handed_on = next.is_some_and(|waiting| {
-            waiting.leads = true;
-            waiting.tell.send(News::Lead).is_ok()
-        });
-        if !is_handed_on {
-            state.leaders -= 1;
+        let mut state = lock(&self.0.state);
+        match state.groups.iter_mut().find(|group| !group.leads) {
+            Some(group) => {
+                group.leads = true;
+                let _ = group.shared.lead.set(());
+            }
+            None => state.leaders -= 1,
         }
+        drop(state);
+        // Unless it was told: a panic.
+        self.1.tell(Ok(Vec::new()));
     }
 }
 
@@ -157,14 +206,15 @@ mod tests {
     }
 
     fn wait_for(together: &Doubling, waiting: usize) {
-        while together.lock().waiting.len() < waiting {
+        let waiting_now = || lock(&together.state).groups.iter().map(|group| group.questions.len()).sum::<usize>();
+        while waiting_now() < waiting {
             thread::yield_now();
         }
     }
 
     fn assert_at_rest(together: &Doubling) {
-        let state = together.lock();
-        assert_eq!((state.leaders, state.waiting.len()), (0, 0));
+        let state = lock(&together.state);
+        assert_eq!((state.leaders, state.groups.len()), (0, 0));
     }
 
     #[test]
@@ -214,6 +264,24 @@ mod tests {
         };
         assert!(ask(151, |nth| together.ask(nth, ask_all)).iter().all(Result::is_err));
         assert_eq!(questions.load(Ordering::SeqCst), 1);
+        assert_at_rest(&together);
+    }
+
+    #[test]
+    fn whoever_was_told_to_lead_does_so_although_another_question_fails_meanwhile() {
+        let together = Doubling::new(2);
+        let (told, waiting) = (Shared::new(), Shared::new());
+        {
+            let mut state = lock(&together.state);
+            let group = |shared: &Arc<_>, leads| Group { questions: vec![7], shared: Arc::clone(shared), leads };
+            (state.leaders, state.groups) = (2, VecDeque::from([group(&told, true), group(&waiting, false)]));
+        }
+        Leading(&together, &Shared::new()).ask(&[1], &|_| Err(Unavailable::database("on purpose")));
+        assert!(told.answers.get().is_none());
+        assert!(waiting.take(0).is_err());
+        let questions = together.take_out(&told).unwrap();
+        Leading(&together, &told).ask(&questions, &double);
+        assert_eq!(told.take(0).unwrap(), 14);
         assert_at_rest(&together);
     }
 
