@@ -246,8 +246,9 @@ impl Ephemeral for EphemeralStore {
             Place::Table(database) => match &mut database.check_out_to_write().await? {
                 Connection::Sqlite(lease) => {
                     let limit = lease.begin_statement();
+                    let conn = &mut **lease;
                     let ask = move |conn: &mut SqliteConnection| claimed.in_sqlite(conn);
-                    let answer = timeout(limit, lease.spawn_blocking(ask)).await;
+                    let answer = timeout(limit, conn.spawn_blocking(ask)).await;
                     lease.end_statement(answer)
                 }
                 Connection::Postgres(lease) => {

@@ -56,16 +56,16 @@ pub struct AsyncPorts {
 impl AsyncPorts {
     fn lend(&self, connection: super::database::Connection) -> Store {
         let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
-        Store { connection, keys, nonce: system::random, has_letters: false, changes }
+        Store { connection, keys, nonce: system::random, letters: 0, changes }
     }
 }
 
 // Wakes the pump however this ends: to look in vain costs it little.
-struct WakeAtLast<'a>(&'a Wake);
+struct WakeAtLast<'a>(&'a Wake, usize);
 
 impl Drop for WakeAtLast<'_> {
     fn drop(&mut self) {
-        self.0.wake();
+        self.0.wake(self.1);
     }
 }
 
@@ -136,8 +136,8 @@ impl Ports for AsyncPorts {
             // The work's own error says more; the connection is closed, which undoes the work.
             (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
         }
-        if done.is_ok() && store.has_letters {
-            self.wake.wake();
+        if done.is_ok() {
+            self.wake.wake(store.letters);
         }
         done
     }
@@ -145,7 +145,7 @@ impl Ports for AsyncPorts {
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
         let mut store = self.store_to_write().await?;
         // It is written to its end also when the client has gone away meanwhile.
-        let _wake = bundle.has_letters().then(|| WakeAtLast(&self.wake));
+        let _wake = WakeAtLast(&self.wake, bundle.letters());
         store.write(bundle).await
     }
 

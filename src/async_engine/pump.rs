@@ -29,9 +29,9 @@ use crate::{
 pub struct Wake(Notify);
 
 impl Wake {
-    /// A letter was written. Kept for a pump that is not waiting right now.
-    pub fn wake(&self) {
-        self.0.notify_one();
+    /// So many letters were written. Kept for a pump that is not waiting right now, which looks for more anyway.
+    pub fn wake(&self, letters: usize) {
+        (0..letters.min(TASKS)).for_each(|_| self.0.notify_one());
     }
 }
 
@@ -96,19 +96,20 @@ impl Pump {
 async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bool>, purges: bool) {
     let mut purged_at = None::<Instant>;
     while !*stop.borrow() {
-        if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
-            purged_at = Some(Instant::now());
-            let at = ports.clone();
-            if let Ok(Err(error)) = actix_web::rt::spawn(async move { purge(&at).await }).await {
-                tracing::warn!(error = %error, "old rows not deleted");
-            }
-        }
         // A task of its own: a letter that makes the code panic costs an attempt, not the pump.
         let (at, with) = (ports.clone(), Arc::clone(post));
         match actix_web::rt::spawn(async move { deliver_next(&at, &*with).await }).await {
             Ok(Ok(true)) => continue,
             Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
             Ok(Ok(false)) | Err(_) => (),
+        }
+        // Letters first.
+        if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+            purged_at = Some(Instant::now());
+            let at = ports.clone();
+            if let Ok(Err(error)) = actix_web::rt::spawn(async move { purge(&at).await }).await {
+                tracing::warn!(error = %error, "old rows not deleted");
+            }
         }
         let woken = async {
             tokio::select! {

@@ -57,7 +57,7 @@ pub struct Store {
     /// Draws a nonce.
     pub nonce: fn() -> [u8; 24],
     /// Whether a letter was written on this connection.
-    pub has_letters: bool,
+    pub letters: usize,
     /// What was changed on this connection; after it in this list, so that it is given up after it.
     pub changes: Changes,
 }
@@ -413,7 +413,7 @@ impl Sessions for Store {
 
 impl Outbox for Store {
     async fn enqueue(&mut self, entry: &OutboxEntry) -> Answer<()> {
-        self.has_letters |= entry.channel != Channel::Event;
+        self.letters += usize::from(entry.channel != Channel::Event);
         let row = OutboxRow::from(entry);
         on!(self, conn => Prepared(diesel::insert_into(outbox::table).values(&row)).execute(conn).await).map(drop)
     }
@@ -496,7 +496,14 @@ impl Outbox for Store {
         let users = on!(self, conn => diesel::delete(users::table).filter(unverified).execute(conn).await)?;
         let run_out = sessions::created_at.lt(DbMoment(before.sessions)).and(sessions::expires_at.lt(DbMoment(now)));
         let ended = on!(self, conn => diesel::delete(sessions::table).filter(run_out).execute(conn).await)?;
-        let entries = on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn).await)?;
+        let entries = match &mut self.connection {
+            Connection::Sqlite(_) => {
+                on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn).await)?
+            }
+            Connection::Postgres(_) => {
+                on!(self, conn => diesel::sql_query(sql::PURGE_ENTRIES).bind::<Moment, _>(DbMoment(now)).execute(conn).await)?
+            }
+        };
         let costs = on!(self, conn => diesel::sql_query(sql::FORGET_IMPORTED_HASHES).execute(conn).await)?;
         Ok(letters + events + users + ended + entries + costs)
     }

@@ -30,7 +30,7 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
     /// So many questions side by side.
     pub fn new(side_by_side: usize) -> Self {
         let state = State { waiting: Vec::new(), tasks: 0 };
-        Self { state: Arc::new(Mutex::new(state)), side_by_side }
+        Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1) }
     }
 
     /// Asks by `ask_all`, which answers many in their order, in a task of its own: whoever gives up meanwhile gives up

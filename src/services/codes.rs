@@ -152,7 +152,8 @@ pub struct Stored {
 /// Claims the right to send a code, link or notice, and stores what goes with it; `false` when the last one for this
 /// purpose was a moment ago, or the day's, over all purposes, are used up.
 ///
-/// One call, which does as much in either case: time must not tell that two identifiers have one account.
+/// One call in either case, with as many entries counted and stored: time must not tell that two identifiers have one
+/// account.
 ///
 /// Counted by account where there is one, else by identifier: a stranger who asks for codes to an
 /// address without an account cannot hold up its owner's registration.

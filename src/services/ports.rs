@@ -178,9 +178,9 @@ impl Bundle<'_> {
         }
     }
 
-    /// Whether there is something to send.
-    pub fn has_letters(&self) -> bool {
-        self.entries.iter().any(|entry| entry.channel != Channel::Event)
+    /// How much there is to send.
+    pub fn letters(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.channel != Channel::Event).count()
     }
 
     /// Writes row by row, which is what [`Ports::write`] comes to; `false` when nothing is to be kept.
@@ -491,7 +491,8 @@ pub trait Ephemeral {
     async fn put(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Unavailable>;
     /// Stores a value unless there is one; then says how long that one still lives.
     async fn put_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Option<Duration>, Unavailable>;
-    /// Asks for a right, counts that, and stores what goes with it; `true` when it is granted. All keys are different.
+    /// Asks for a right, counts that, and stores what goes with it; `true` when it is granted. All keys but
+    /// those of `with` and `without` are different.
     async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable>;
     /// The living value.
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable>;

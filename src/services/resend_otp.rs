@@ -68,8 +68,6 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     let user = ports.store().await?.user_by_identifier(&asked).await?;
     let to = user.as_ref().and_then(|user| stored_spelling(user, &asked)).unwrap_or(asked);
     let who = user.as_ref().map_or(SendTo::Identifier(&to), |user| SendTo::Account(user.id));
-    // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
-    // was a last one.
     let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &to);
     let waiting = user.as_ref().filter(|user| waits_for_code(user));
     // Each case makes a code and writes an entry to the outbox: time must not tell them apart.
@@ -81,6 +79,8 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     let code = code_letter(ports, &to, code);
     let withheld = Event::CodeWithheld { user_id: user.as_ref().map_or(stand_in, |user| user.id) };
     let withheld = outbox::event(ports, &withheld);
+    // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
+    // was a last one.
     let (event, letter) = match waiting {
         Some(user) if may_send => (event.of_user(user.id), code),
         Some(user) => (event.of_user(user.id).refused("too_soon"), withheld),

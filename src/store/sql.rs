@@ -81,6 +81,12 @@ pub const CLAIM_POSTGRES: &str = "
                           ORDER BY available_at LIMIT $4 FOR UPDATE SKIP LOCKED))
     RETURNING id, channel, kind, payload, state, attempts, created_at, available_at, expires_at, last_error";
 
+/// PostgreSQL. Binds: now. Deletes what has run out, but for what somebody is changing: whoever changes several entries
+/// does so in an order of their own, and must not wait for this one while it waits for them.
+pub const PURGE_ENTRIES: &str = "
+    DELETE FROM ephemeral_entries
+    WHERE key = ANY (ARRAY(SELECT key FROM ephemeral_entries WHERE expires_at < $1 FOR UPDATE SKIP LOCKED))";
+
 /// Binds: scheme, work. Keeps the greatest.
 pub const NOTE_IMPORTED_HASH: &str = "
     INSERT INTO imported_hashes (scheme, work) VALUES ($1, $2)

@@ -62,7 +62,7 @@ impl BlockingPorts {
     fn check_out(&self) -> Result<Store, Unavailable> {
         let connection = self.database.check_out()?;
         let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
-        Ok(Store { connection, keys, nonce: system::random, has_letters: false, changes })
+        Ok(Store { connection, keys, nonce: system::random, letters: 0, changes })
     }
 }
 
@@ -126,8 +126,8 @@ impl Ports for BlockingPorts {
                 // The work's own error says more; the connection is closed, which undoes the work.
                 (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
             }
-            if done.is_ok() && store.has_letters {
-                self.wake.wake();
+            if done.is_ok() {
+                self.wake.wake(store.letters);
             }
             done
         };
@@ -138,8 +138,8 @@ impl Ports for BlockingPorts {
         let unit = || {
             let mut store = self.check_out()?;
             let is_written = store.write(bundle)?;
-            if is_written && store.has_letters {
-                self.wake.wake();
+            if is_written {
+                self.wake.wake(store.letters);
             }
             Ok(is_written)
         };

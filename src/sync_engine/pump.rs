@@ -39,11 +39,13 @@ struct State {
 }
 
 impl Wake {
-    /// A letter was written.
-    pub fn wake(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).letters += 1;
-        // One thread is enough for it; those at work look again before they wait.
-        self.changed.notify_one();
+    /// So many letters were written.
+    pub fn wake(&self, letters: usize) {
+        if letters > 0 {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).letters += 1;
+            // As many threads as there are letters; those at work look again before they wait.
+            (0..letters.min(THREADS)).for_each(|_| self.changed.notify_one());
+        }
     }
 
     fn stop(&self) {
@@ -135,18 +137,19 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
     let mut seen = 0;
     let mut purged_at = None::<Instant>;
     while !ports.wake.is_stopping() {
-        if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
-            purged_at = Some(Instant::now());
-            if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| run(purge(ports)))) {
-                tracing::warn!(error = %error, "old rows not deleted");
-            }
-        }
         // A letter that makes the code panic costs an attempt, not the pump.
         let delivered = catch_unwind(AssertUnwindSafe(|| run(deliver_next(ports, post))));
         match delivered {
             Ok(Ok(true)) => continue,
             Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
             Ok(Ok(false)) | Err(_) => (),
+        }
+        // Letters first.
+        if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+            purged_at = Some(Instant::now());
+            if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| run(purge(ports)))) {
+                tracing::warn!(error = %error, "old rows not deleted");
+            }
         }
         seen = ports.wake.wait(seen, ports.policy.outbox.poll);
     }

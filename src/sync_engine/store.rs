@@ -55,7 +55,7 @@ pub struct Store {
     /// Draws a nonce.
     pub nonce: fn() -> [u8; 24],
     /// Whether a letter was written on this connection.
-    pub has_letters: bool,
+    pub letters: usize,
     /// What was changed on this connection; after it in this list, so that it is given up after it.
     pub changes: Changes,
 }
@@ -253,7 +253,7 @@ impl Store {
     /// The database is away.
     pub fn write(&mut self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
         bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
-        self.has_letters |= bundle.has_letters();
+        self.letters += bundle.letters();
         let rows = Rows::of(bundle, &self.keys, self.nonce);
         match &mut self.connection {
             Connection::Sqlite(pooled) => {
@@ -401,7 +401,7 @@ impl Sessions for Store {
 #[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
 impl Outbox for Store {
     fn enqueue(&mut self, entry: &OutboxEntry) -> Answer<()> {
-        self.has_letters |= entry.channel != Channel::Event;
+        self.letters += usize::from(entry.channel != Channel::Event);
         let row = OutboxRow::from(entry);
         ready(on!(self, conn => Prepared(diesel::insert_into(outbox::table).values(&row)).run(conn)))
     }
@@ -486,7 +486,14 @@ impl Outbox for Store {
             let run_out =
                 sessions::created_at.lt(DbMoment(before.sessions)).and(sessions::expires_at.lt(DbMoment(now)));
             let ended = on!(self, conn => diesel::delete(sessions::table).filter(run_out).execute(conn))?;
-            let entries = on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn))?;
+            let entries = match &mut self.connection {
+                Connection::Sqlite(_) => {
+                    on!(self, conn => diesel::delete(ephemeral_entries::table).filter(ephemeral_entries::expires_at.lt(DbMoment(now))).execute(conn))?
+                }
+                Connection::Postgres(_) => {
+                    on!(self, conn => diesel::sql_query(sql::PURGE_ENTRIES).bind::<Moment, _>(DbMoment(now)).execute(conn))?
+                }
+            };
             let costs = on!(self, conn => diesel::sql_query(sql::FORGET_IMPORTED_HASHES).execute(conn))?;
             Ok(letters + events + users + ended + entries + costs)
         };

@@ -69,7 +69,7 @@ impl<Q, A> Together<Q, A> {
     /// So many questions side by side.
     pub fn new(side_by_side: usize) -> Self {
         let state = State { groups: VecDeque::new(), leaders: 0 };
-        Self { state: Arc::new(Mutex::new(state)), side_by_side }
+        Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1) }
     }
 
     /// Asks by `ask_all`, which answers many in their order, on this thread or on that of another who waits.
