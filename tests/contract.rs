@@ -27,8 +27,9 @@ use bifrons::system;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _, SqliteConnection};
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::thread;
@@ -349,6 +350,7 @@ everywhere! { DATABASES:
     a_sign_in_is_written_in_one_trip_as_row_by_row
     a_sign_up_is_written_in_one_trip_or_not_at_all
     what_fails_in_one_trip_keeps_nothing_of_it
+    a_sign_up_that_nobody_waits_for_any_more_is_written_whole_or_not_at_all
 }
 
 everywhere! { STORES:
@@ -1905,6 +1907,49 @@ mod stories {
         let renewed = User { is_contested: true, updated_at: at, ..fresh.clone() };
         assert_same(&found(ports, fresh.id).await.expect("a user"), &renewed);
         assert_eq!(rows(world), [4, 0, 11, 11]);
+    }
+
+    pub(super) async fn a_sign_up_that_nobody_waits_for_any_more_is_written_whole_or_not_at_all<P: Adapter>(
+        world: &World<P>,
+    ) {
+        let ports = &world.ports;
+        let mut fresh = Vec::new();
+        for looks in 1..=20 {
+            let user = unverified(ports);
+            let (event, entries) = (audit_event(ports), [letter(ports)]);
+            let bundle = Bundle { first: First::SignUp(&user), session: None, event: &event, entries: &entries };
+            let mut write = pin!(ports.write(&bundle));
+            let mut left = looks;
+            poll_fn(|context| {
+                left -= 1;
+                let is_done = write.as_mut().poll(context).is_ready();
+                if is_done || left == 0 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            fresh.push((user.id, entries[0].id));
+        }
+        // Whoever comes after them neither waits for long nor is refused.
+        let last = unverified(ports);
+        let (event, entries) = (audit_event(ports), [letter(ports)]);
+        let bundle = Bundle { first: First::SignUp(&last), session: None, event: &event, entries: &entries };
+        assert!(ports.write(&bundle).await.expect("an answer"));
+        let mut seen = rows(world);
+        loop {
+            pause(Duration::from_millis(200));
+            let now = rows(world);
+            if now == seen {
+                break;
+            }
+            seen = now;
+        }
+        let [users, sessions, events, letters] = seen;
+        assert!(users >= 1 && (users, users, 0) == (events, letters, sessions), "{seen:?}");
+        let mut store = world.twin().store().await.expect("a connection");
+        let sent = store.outbox_entries(None, 100).await.expect("an answer");
+        for (user, letter) in fresh {
+            let is_there = store.user(user).await.expect("an answer").is_some();
+            assert_eq!(is_there, sent.iter().any(|entry| entry.id == letter));
+        }
     }
 
     pub(super) async fn what_fails_in_one_trip_keeps_nothing_of_it<P: Adapter>(world: &World<P>) {

@@ -61,9 +61,9 @@ impl AsyncPorts {
 }
 
 // Wakes the pump however this ends: to look in vain costs it little.
-struct WakeAtLast<'a>(&'a Wake, usize);
+struct WakeAtLast(Arc<Wake>, usize);
 
-impl Drop for WakeAtLast<'_> {
+impl Drop for WakeAtLast {
     fn drop(&mut self) {
         self.0.wake(self.1);
     }
@@ -144,9 +144,14 @@ impl Ports for AsyncPorts {
 
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
         let mut store = self.store_to_write().await?;
-        // It is written to its end also when the client has gone away meanwhile.
-        let _wake = WakeAtLast(&self.wake, bundle.letters());
-        store.write(bundle).await
+        let (rows, wake) = (store.rows_of(bundle), WakeAtLast(Arc::clone(&self.wake), bundle.letters()));
+        // It is written to its end also when the client goes away meanwhile: in a task of its own, so that this costs
+        // nobody the connection.
+        let writing = actix_web::rt::spawn(async move {
+            let _wake = wake;
+            store.write(rows).await
+        });
+        writing.await.map_err(Unavailable::database)?
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {

@@ -255,13 +255,17 @@ impl Users for Store {
 }
 
 impl Store {
+    /// What [`Self::write`] is to write.
+    pub fn rows_of(&mut self, bundle: &Bundle<'_>) -> Rows {
+        bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
+        Rows::of(bundle, &self.keys, self.nonce)
+    }
+
     /// [`Ports::write`](crate::services::ports::Ports::write) on this connection.
     ///
     /// # Errors
     /// The database is away.
-    pub async fn write(&mut self, bundle: &Bundle<'_>) -> Answer<bool> {
-        bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
-        let rows = Rows::of(bundle, &self.keys, self.nonce);
+    pub async fn write(&mut self, rows: Rows) -> Answer<bool> {
         match &mut self.connection {
             Connection::Sqlite(lease) => {
                 let limit = lease.begin_statement();
