@@ -251,6 +251,10 @@ impl HashParams {
     }
 
     fn digest(self, password: &Password, salt: &[u8], arena: &mut Arena) -> Option<Zeroizing<[u8; HASH_BYTES]>> {
+        imported_hashes::at_one_place(move || self.digest_here(password, salt, arena))
+    }
+
+    fn digest_here(self, password: &Password, salt: &[u8], arena: &mut Arena) -> Option<Zeroizing<[u8; HASH_BYTES]>> {
         if arena.kernel == Kernel::Simd {
             let mut digest = Zeroizing::new([0; HASH_BYTES]);
             let hasher = arena.simd(self)?;
