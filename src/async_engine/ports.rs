@@ -1,9 +1,10 @@
 //! The ports of the async engine: whoever must wait steps aside.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, panic::resume_unwind, sync::Arc};
 
 use jsonwebtoken::DecodingKey;
 use time::OffsetDateTime;
+use tokio::task::JoinError;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
@@ -151,7 +152,12 @@ impl Ports for AsyncPorts {
             let _wake = wake;
             store.write(rows).await
         });
-        writing.await.map_err(Unavailable::database)?
+        match writing.await.map_err(JoinError::try_into_panic) {
+            Ok(written) => written,
+            // The request's own, as in v1.
+            Err(Ok(panic)) => resume_unwind(panic),
+            Err(Err(_ended)) => Err(Unavailable::database("the worker ended")),
+        }
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {

@@ -98,18 +98,19 @@ async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bo
     while !*stop.borrow() {
         // A task of its own: a letter that makes the code panic costs an attempt, not the pump.
         let (at, with) = (ports.clone(), Arc::clone(post));
-        match actix_web::rt::spawn(async move { deliver_next(&at, &*with).await }).await {
-            Ok(Ok(true)) => continue,
-            Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
-            Ok(Ok(false)) | Err(_) => (),
-        }
-        // Letters first.
+        let delivered = actix_web::rt::spawn(async move { deliver_next(&at, &*with).await }).await;
+        // After a letter, not only when there is none: there may always be one.
         if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
             purged_at = Some(Instant::now());
             let at = ports.clone();
             if let Ok(Err(error)) = actix_web::rt::spawn(async move { purge(&at).await }).await {
                 tracing::warn!(error = %error, "old rows not deleted");
             }
+        }
+        match delivered {
+            Ok(Ok(true)) => continue,
+            Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
+            Ok(Ok(false)) | Err(_) => (),
         }
         let woken = async {
             tokio::select! {

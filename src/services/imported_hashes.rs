@@ -520,6 +520,24 @@ mod tests {
     }
 
     #[test]
+    fn whoever_calls_the_work_lies_at_one_place() {
+        fn place() -> usize {
+            at_one_place(|| {
+                let local = 0_u64;
+                black_box(&raw const local).addr() % 4096
+            })
+        }
+        fn below<const ROOM: usize>() -> usize {
+            let room = black_box([0_u8; ROOM]);
+            let place = place();
+            black_box(&room);
+            place
+        }
+        let places = [place(), below::<16>(), below::<48>(), below::<1000>(), below::<5000>()];
+        assert!(places.iter().all(|place| *place == places[0]), "{places:?}");
+    }
+
+    #[test]
     fn pbkdf2_hashes_of_django_fit() {
         all_fit(&["pbkdf2_sha256", "pbkdf2_sha1"], 90);
         let counts: std::collections::BTreeSet<u64> = made_by_django()

@@ -139,17 +139,17 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
     while !ports.wake.is_stopping() {
         // A letter that makes the code panic costs an attempt, not the pump.
         let delivered = catch_unwind(AssertUnwindSafe(|| run(deliver_next(ports, post))));
-        match delivered {
-            Ok(Ok(true)) => continue,
-            Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
-            Ok(Ok(false)) | Err(_) => (),
-        }
-        // Letters first.
+        // After a letter, not only when there is none: there may always be one.
         if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
             purged_at = Some(Instant::now());
             if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| run(purge(ports)))) {
                 tracing::warn!(error = %error, "old rows not deleted");
             }
+        }
+        match delivered {
+            Ok(Ok(true)) => continue,
+            Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
+            Ok(Ok(false)) | Err(_) => (),
         }
         seen = ports.wake.wait(seen, ports.policy.outbox.poll);
     }

@@ -54,7 +54,7 @@ pub struct Store {
     pub keys: Arc<Keys>,
     /// Draws a nonce.
     pub nonce: fn() -> [u8; 24],
-    /// Whether a letter was written on this connection.
+    /// How many letters were written on this connection.
     pub letters: usize,
     /// What was changed on this connection; after it in this list, so that it is given up after it.
     pub changes: Changes,
