@@ -22,7 +22,8 @@ use crate::{
     settings::{MailUrl, Settings, SmsUrl},
     store::{self, migrations, rotation},
     sync_engine::{
-        self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, SessionCache, Together,
+        self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, Renewer, SessionCache,
+        Together,
     },
     telemetry,
 };
@@ -74,9 +75,10 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
                 database,
             };
             let pump = Pump::start(settings, &ports)?;
+            let renewer = Renewer::start(&ports)?;
             let server = sync_engine::start(settings, listener, ports, Arc::clone(&edge))?;
             tracing::info!(engine = "sync", address = %server.address(), "listening");
-            Some((server, pump))
+            Some((server, pump, renewer))
         }
         None => None,
     };
@@ -112,7 +114,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     });
     let stopping = async_side.map(|engine| std::thread::spawn(move || engine.stop()));
     let mut is_clean = true;
-    if let Some((server, pump)) = sync_side {
+    if let Some((server, pump, _renewer)) = sync_side {
         let until = Instant::now() + grace;
         is_clean &= server.close(grace);
         is_clean &= pump.stop(until.saturating_duration_since(Instant::now()));

@@ -11,6 +11,7 @@ mod lease;
 mod mailer;
 mod ports;
 mod pump;
+mod renewer;
 mod routes;
 mod session_cache;
 mod sms;

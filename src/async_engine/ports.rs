@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
-    pump::Wake, session_cache::SessionCache, store::Store, together::Together,
+    pump::Wake, renewer::renew, session_cache::SessionCache, store::Store, together::Together,
 };
 use crate::{
     places::Places,
@@ -115,7 +115,10 @@ impl Ports for AsyncPorts {
                 ports.reads.ask(id, read_all).await.flatten()
             }
         };
-        self.sessions.get(id, user, read).await
+        let renew = || {
+            actix_web::rt::spawn(renew(self.clone()));
+        };
+        self.sessions.get(id, user, read, renew).await
     }
 
     async fn rotate_session(&self, rotation: Rotation) -> Result<Option<Rotated>, Unavailable> {

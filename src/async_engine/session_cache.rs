@@ -10,28 +10,18 @@ use moka::{Entry, Expiry, future::Cache, ops::compute::Op};
 use crate::services::{
     error::Unavailable,
     model::{Session, SessionId, User, UserId},
-    session_cache::{Known, MOST_ENTRIES, Version, Versions},
+    session_cache::{Due, Key, Known, MOST_ENTRIES, Versions},
 };
-
-type Key = (SessionId, Version);
 
 /// Sessions by id, for less than a second each.
 #[derive(Clone)]
 pub struct SessionCache {
     known: Cache<Key, Arc<Known>>,
+    due: Arc<Due>,
     versions: Arc<Versions>,
 }
 
 struct GoodFor;
-
-// Unless what is there is newer: an answer may come so late that another has looked since.
-async fn keep(cache: &Cache<Key, Arc<Known>>, key: Key, known: Arc<Known>) {
-    let put = async |there: Option<Entry<Key, Arc<Known>>>| match there {
-        Some(there) if there.value().read_at >= known.read_at => Op::Nop,
-        _ => Op::Put(known),
-    };
-    cache.entry(key).and_compute_with(put).await;
-}
 
 impl Expiry<Key, Arc<Known>> for GoodFor {
     fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<Duration> {
@@ -52,7 +42,7 @@ impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
         let known = Cache::builder().max_capacity(MOST_ENTRIES).expire_after(GoodFor).build();
-        Self { known, versions }
+        Self { known, due: Arc::default(), versions }
     }
 
     /// The versions that changes are told to.
@@ -60,7 +50,22 @@ impl SessionCache {
         &self.versions
     }
 
-    /// A session of `user`, remembered or read.
+    /// What is to be read anew by now; see [`Self::get`].
+    pub fn take_due(&self) -> Vec<Key> {
+        self.due.take()
+    }
+
+    /// Remembers what was read, unless what is there is newer: an answer may come so late that another has looked since.
+    pub async fn keep(&self, key: Key, known: Known) {
+        let put = async |there: Option<Entry<Key, Arc<Known>>>| match there {
+            Some(there) if there.value().read_at >= known.read_at => Op::Nop,
+            _ => Op::Put(Arc::new(known)),
+        };
+        self.known.entry(key).and_compute_with(put).await;
+    }
+
+    /// A session of `user`, remembered or read. `renew` is called now and then: it is to have what is due by
+    /// [`GATHERED_FOR`](crate::services::session_cache::GATHERED_FOR) from then read anew and kept.
     ///
     /// # Errors
     /// The database is away.
@@ -69,6 +74,7 @@ impl SessionCache {
         id: SessionId,
         user: UserId,
         read: impl Fn() -> F,
+        renew: impl FnOnce(),
     ) -> Result<Option<Arc<Known>>, Unavailable>
     where
         F: Future<Output = Result<Option<(Session, User)>, Unavailable>> + 'static,
@@ -84,14 +90,8 @@ impl SessionCache {
         // What is nearly always there is found without the room that reading takes.
         let now = Instant::now();
         if let Some(known) = self.known.get(&key).await.filter(|known| !known.good_for(now).is_zero()) {
-            if known.may_renew(now) {
-                let (cache, look) = (self.known.clone(), look());
-                // Where it fails, whoever asks when this one's time is over finds out.
-                actix_web::rt::spawn(async move {
-                    if let Ok(known) = look.await {
-                        keep(&cache, key, known).await;
-                    }
-                });
+            if known.may_renew(now) && self.due.add(key, now) {
+                renew();
             }
             return Ok(Some(known));
         }
@@ -160,16 +160,20 @@ mod tests {
             let (session, user) = row();
             let old = Instant::now().checked_sub(MOST_AGE * 9 / 10).unwrap();
             cache.known.insert((ID, cache.versions.of(ID, USER)), Arc::new(Known::new(session, user, old))).await;
+            let renewals = Cell::new(0);
+            let get = async || {
+                let renew = || renewals.set(renewals.get() + 1);
+                cache.get(ID, USER, counted(&looks), renew).await.unwrap().unwrap()
+            };
             for _ in 0..3 {
-                assert!(cache.get(ID, USER, counted(&looks)).await.unwrap().is_some());
+                assert_eq!(get().await.read_at, old);
             }
-            while looks.get() == 0 {
-                tokio::task::yield_now().await;
-            }
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
-            let renewed = cache.get(ID, USER, counted(&looks)).await.unwrap().unwrap();
-            assert!(renewed.read_at > old && looks.get() == 1);
+            assert_eq!((renewals.get(), looks.get()), (1, 0));
+            let due = cache.take_due();
+            assert_eq!(due, [(ID, cache.versions.of(ID, USER))]);
+            let (session, user) = row();
+            cache.keep(due[0], Known::new(session, user, Instant::now())).await;
+            assert!(get().await.read_at > old && (renewals.get(), looks.get()) == (1, 0));
         });
     }
 
@@ -181,10 +185,10 @@ mod tests {
             let now = Instant::now();
             let read_before = |millis| {
                 let (session, user) = row();
-                Arc::new(Known::new(session, user, now.checked_sub(Duration::from_millis(millis)).unwrap()))
+                Known::new(session, user, now.checked_sub(Duration::from_millis(millis)).unwrap())
             };
             for (millis, kept) in [(50, 50), (200, 50), (10, 10)] {
-                keep(&cache.known, key, read_before(millis)).await;
+                cache.keep(key, read_before(millis)).await;
                 assert_eq!(cache.known.get(&key).await.unwrap().read_at, read_before(kept).read_at);
             }
         });
@@ -195,7 +199,7 @@ mod tests {
         System::new().block_on(async {
             let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
             let look = counted(&looks);
-            let one = async || cache.get(ID, USER, &look).await.unwrap().is_some();
+            let one = async || cache.get(ID, USER, &look, || ()).await.unwrap().is_some();
             assert_eq!(tokio::join!(one(), one(), one()), (true, true, true));
             assert_eq!(looks.get(), 1);
         });
@@ -206,14 +210,14 @@ mod tests {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
             {
-                let mut given_up = pin!(cache.get(ID, USER, pending));
+                let mut given_up = pin!(cache.get(ID, USER, pending, || ()));
                 poll_fn(|context| {
                     assert!(given_up.as_mut().poll(context).is_pending());
                     Poll::Ready(())
                 })
                 .await;
             }
-            assert!(cache.get(ID, USER, || async { Ok(Some(row())) }).await.unwrap().is_some());
+            assert!(cache.get(ID, USER, || async { Ok(Some(row())) }, || ()).await.unwrap().is_some());
         });
     }
 
@@ -221,9 +225,9 @@ mod tests {
     fn a_miss_and_a_failure_are_not_remembered() {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
-            assert!(cache.get(ID, USER, || async { Ok(None) }).await.unwrap().is_none());
-            assert!(cache.get(ID, USER, || async { Err(Unavailable::database("on purpose")) }).await.is_err());
-            assert!(cache.get(ID, USER, || async { Ok(Some(row())) }).await.unwrap().is_some());
+            assert!(cache.get(ID, USER, || async { Ok(None) }, || ()).await.unwrap().is_none());
+            assert!(cache.get(ID, USER, || async { Err(Unavailable::database("on purpose")) }, || ()).await.is_err());
+            assert!(cache.get(ID, USER, || async { Ok(Some(row())) }, || ()).await.unwrap().is_some());
         });
     }
 
@@ -231,15 +235,16 @@ mod tests {
     fn what_was_read_while_it_was_changed_is_seen_by_nobody_who_asks_later() {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
-            let old = cache.get(ID, USER, || {
+            let look = || {
                 let versions = Arc::clone(cache.versions());
                 async {
                     Changes::new(versions).note_session(ID);
                     Ok(Some(row()))
                 }
-            });
+            };
+            let old = cache.get(ID, USER, look, || ());
             assert!(old.await.unwrap().is_some());
-            assert!(cache.get(ID, USER, || async { Ok(None) }).await.unwrap().is_none());
+            assert!(cache.get(ID, USER, || async { Ok(None) }, || ()).await.unwrap().is_none());
         });
     }
 }

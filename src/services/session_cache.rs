@@ -7,8 +7,9 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    mem,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -24,6 +25,10 @@ pub const MOST_AGE: Duration = Duration::from_millis(750);
 
 /// How many memories an engine keeps at most; each takes some two kilobytes.
 pub const MOST_ENTRIES: u64 = 5_000;
+
+/// How long those that are to be read anew are gathered, to be read together: a question for many costs little more
+/// than one for a single session. Less than the last third of the shortest time that a memory is good for.
+pub const GATHERED_FOR: Duration = Duration::from_millis(50);
 
 /// A session and its user, as the database had them.
 #[derive(Debug)]
@@ -63,6 +68,38 @@ impl Known {
     /// `true` for the first of those who want to note that the session is in use: one statement is enough.
     pub fn may_note(&self) -> bool {
         !self.is_noted.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Whose memory: the session, and which of its changes the memory knows of.
+pub type Key = (SessionId, Version);
+
+/// What is in use and soon too old, to be read anew by one for all.
+#[derive(Debug, Default)]
+pub struct Due(Mutex<Gathered>);
+
+#[derive(Debug, Default)]
+struct Gathered {
+    keys: Vec<Key>,
+    since: Option<Instant>,
+}
+
+impl Due {
+    /// `true` if the caller is to see to it that these are taken, [`GATHERED_FOR`] from `now`.
+    pub fn add(&self, key: Key, now: Instant) -> bool {
+        let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gathered.keys.push(key);
+        // Whoever was to take them may be gone, with the worker that they ran on.
+        let is_seen_to = gathered.since.is_some_and(|since| now.saturating_duration_since(since) < MOST_AGE);
+        if !is_seen_to {
+            gathered.since = Some(now);
+        }
+        !is_seen_to
+    }
+
+    /// All there are.
+    pub fn take(&self) -> Vec<Key> {
+        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).keys
     }
 }
 
@@ -182,6 +219,24 @@ mod tests {
         let after = |millis| read_at + Duration::from_millis(millis);
         assert!(!known.may_renew(read_at) && !known.may_renew(after(500)));
         assert!(known.may_renew(after(501)) && !known.may_renew(after(502)));
+    }
+
+    #[test]
+    fn the_first_of_those_that_are_due_sees_to_all_of_them() {
+        let (due, versions, now) = (Due::default(), Versions::default(), Instant::now());
+        let key = |n: u128| (SessionId(Uuid::from_u128(n)), versions.of(SessionId(Uuid::from_u128(n)), ids().1));
+        assert!(due.add(key(1), now) && !due.add(key(2), now + GATHERED_FOR));
+        assert_eq!(due.take(), [key(1), key(2)]);
+        assert!(due.take().is_empty());
+        // Nobody came for those: another sees to it.
+        assert!(due.add(key(3), now) && !due.add(key(4), now) && due.add(key(5), now + MOST_AGE));
+        assert_eq!(due.take().len(), 3);
+    }
+
+    #[test]
+    fn what_is_due_is_gathered_for_less_than_it_is_good_for() {
+        let shortest = MOST_AGE - Duration::from_millis(255);
+        assert!(GATHERED_FOR * 2 < shortest / 3);
     }
 
     #[test]

@@ -373,10 +373,11 @@ pub fn session_and_user((session, user): (SessionRow, UserRow), keys: &Keys) -> 
     Ok((session.try_into()?, user.open(keys)?))
 }
 
-/// Sessions with their users in the order of `ids`; a row that cannot be read is an error to whoever asked for it alone.
+/// Sessions of living users, with these, in the order of `ids`; a row that cannot be read is an error to whoever asked for it alone.
 pub fn sessions_and_users(ids: &[SessionId], rows: Vec<(SessionRow, UserRow)>, keys: &Keys) -> Vec<FoundSession> {
     let read = |row: (SessionRow, UserRow)| (SessionId(row.0.id.0), session_and_user(row, keys));
-    let found: HashMap<_, _> = rows.into_iter().map(read).collect();
+    let living = rows.into_iter().filter(|(_, user)| user.deleted_at.is_none());
+    let found: HashMap<_, _> = living.map(read).collect();
     let told = |id: &SessionId| match found.get(id) {
         None => Ok(None),
         Some(Ok(pair)) => Ok(Some(pair.clone())),

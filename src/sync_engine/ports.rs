@@ -59,7 +59,11 @@ pub struct BlockingPorts {
 }
 
 impl BlockingPorts {
-    fn check_out(&self) -> Result<Store, Unavailable> {
+    /// A connection of the durable database.
+    ///
+    /// # Errors
+    /// It is away, or all are lent for too long.
+    pub fn check_out(&self) -> Result<Store, Unavailable> {
         let connection = self.database.check_out()?;
         let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
         Ok(Store { connection, keys, nonce: system::random, letters: 0, changes })

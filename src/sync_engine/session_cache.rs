@@ -1,28 +1,41 @@
 //! What this engine remembers of sessions; who asks for what another is reading waits for that one.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    thread::Thread,
+    time::{Duration, Instant},
+};
 
-use moka::{Expiry, sync::Cache};
+use moka::{Expiry, ops::compute::Op, sync::Cache};
 
 use crate::services::{
     error::Unavailable,
     model::{Session, SessionId, User, UserId},
-    session_cache::{Known, MOST_ENTRIES, Version, Versions},
+    session_cache::{Due, Key, Known, MOST_ENTRIES, Versions},
 };
-
-type Key = (SessionId, Version);
 
 /// Sessions by id, for less than a second each.
 #[derive(Clone)]
 pub struct SessionCache {
     known: Cache<Key, Arc<Known>>,
+    renewals: Arc<Renewals>,
     versions: Arc<Versions>,
+}
+
+#[derive(Default)]
+struct Renewals {
+    due: Due,
+    renewer: OnceLock<Thread>,
 }
 
 struct GoodFor;
 
 impl Expiry<Key, Arc<Known>> for GoodFor {
-    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<std::time::Duration> {
+    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<Duration> {
+        Some(known.good_for(now))
+    }
+
+    fn expire_after_update(&self, _: &Key, known: &Arc<Known>, now: Instant, _: Option<Duration>) -> Option<Duration> {
         Some(known.good_for(now))
     }
 }
@@ -36,12 +49,32 @@ impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
         let known = Cache::builder().max_capacity(MOST_ENTRIES).expire_after(GoodFor).build();
-        Self { known, versions }
+        Self { known, renewals: Arc::default(), versions }
     }
 
     /// The versions that changes are told to.
     pub const fn versions(&self) -> &Arc<Versions> {
         &self.versions
+    }
+
+    /// From now on `renewer` is unparked when something is due: it is to have what is due by
+    /// [`GATHERED_FOR`](crate::services::session_cache::GATHERED_FOR) from then read anew and kept. Without one,
+    /// whoever asks too late for what is remembered reads it.
+    pub fn set_renewer(&self, renewer: Thread) {
+        let _ = self.renewals.renewer.set(renewer);
+    }
+
+    /// What is to be read anew by now.
+    pub fn take_due(&self) -> Vec<Key> {
+        self.renewals.due.take()
+    }
+
+    /// Remembers what was read, unless what is there is newer: an answer may come so late that another has looked since.
+    pub fn keep(&self, key: Key, known: Known) {
+        self.known.entry(key).and_compute_with(|there| match there {
+            Some(there) if there.value().read_at >= known.read_at => Op::Nop,
+            _ => Op::Put(Arc::new(known)),
+        });
     }
 
     /// A session of `user`, remembered or read.
@@ -59,7 +92,17 @@ impl SessionCache {
             let (session, user) = read().map_err(Miss::Unavailable)?.ok_or(Miss::Absent)?;
             Ok(Arc::new(Known::new(session, user, read_at)))
         };
-        let found = match self.known.try_get_with((id, self.versions.of(id, user)), look) {
+        let (key, now) = ((id, self.versions.of(id, user)), Instant::now());
+        if let Some(known) = self.known.get(&key).filter(|known| !known.good_for(now).is_zero()) {
+            if let Some(renewer) = self.renewals.renewer.get()
+                && known.may_renew(now)
+                && self.renewals.due.add(key, now)
+            {
+                renewer.unpark();
+            }
+            return Ok(Some(known));
+        }
+        let found = match self.known.try_get_with(key, look) {
             // Another's answer that took too long to come tells of a time before this was asked.
             Ok(known) if known.good_for(Instant::now()).is_zero() => look(),
             Ok(known) => Ok(known),
@@ -81,13 +124,15 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         thread,
-        time::Duration,
     };
 
     use uuid::Uuid;
 
     use super::*;
-    use crate::services::{memory, session_cache::Changes};
+    use crate::services::{
+        memory,
+        session_cache::{Changes, MOST_AGE},
+    };
 
     const ID: SessionId = SessionId(Uuid::from_u128(1));
     const USER: UserId = UserId(Uuid::from_u128(2));
@@ -110,6 +155,33 @@ mod tests {
             assert!(asking.into_iter().all(|one| one.join().unwrap().unwrap().is_some()));
         });
         assert_eq!(looks.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_is_in_use_is_read_anew_before_its_time_is_over() {
+        let (cache, key) =
+            (SessionCache::new(Arc::default()), |cache: &SessionCache| (ID, cache.versions.of(ID, USER)));
+        let read_before = |share: u32| {
+            let (session, user) = row();
+            Known::new(session, user, Instant::now().checked_sub(MOST_AGE * share / 10).unwrap())
+        };
+        let get = || cache.get(ID, USER, || Err(Unavailable::database("on purpose"))).unwrap().unwrap().read_at;
+        let old = read_before(9);
+        let old_at = old.read_at;
+        cache.keep(key(&cache), old);
+        // Nobody would read it.
+        assert!(get() == old_at && cache.take_due().is_empty());
+        cache.set_renewer(thread::current());
+        assert!((0..3).all(|_| get() == old_at));
+        thread::park();
+        let due = cache.take_due();
+        assert_eq!(due, [key(&cache)]);
+        for (share, is_kept) in [(5, true), (7, false), (3, true)] {
+            let known = read_before(share);
+            let read_at = known.read_at;
+            cache.keep(due[0], known);
+            assert_eq!(get() == read_at, is_kept);
+        }
     }
 
     #[test]
