@@ -295,34 +295,160 @@ fn oversize() -> Vec<Probe> {
     ]
 }
 
+fn all_probes() -> impl Iterator<Item = Probe> {
+    well_formed().into_iter().chain(malformed()).chain(smuggling()).chain(oversize())
+}
+
+/// What is wrong with an engine's answer to a probe.
+fn faults(probe: &Probe, (engine, address, login): (&str, SocketAddr, &str)) -> Vec<String> {
+    let mut faults = Vec::new();
+    let bytes = replace(&probe.bytes, b"$login", login.as_bytes());
+    let seen = exchange(address, &bytes);
+    let finals: Vec<u16> = seen.statuses().into_iter().filter(|status| *status >= 200).collect();
+    if finals != probe.statuses {
+        faults.push(format!("{}: {engine} gave {finals:?} instead of {:?}", probe.name, probe.statuses));
+    }
+    if !seen.received.last().is_some_and(|last| last.body.contains(probe.says)) {
+        faults.push(format!("{}: {engine} does not say {}: {seen:?}", probe.name, probe.says));
+    }
+    if !seen.ended {
+        faults.push(format!("{}: {engine} left the connection open", probe.name));
+    }
+    if let Some(bare) = seen.received.iter().find(|one| field(&one.head, "date").is_none() && one.status >= 200) {
+        faults.push(format!("{}: {engine} gave no date: {}", probe.name, bare.head));
+    }
+    faults
+}
+
 #[test]
 fn both_engines_answer_every_probe_as_expected_and_alike() {
     let gateway = Gateway::start(options());
     let before = resident(&gateway);
-    let mut faults = Vec::new();
-    for probe in well_formed().into_iter().chain(malformed()).chain(smuggling()).chain(oversize()) {
-        for (engine, address, login) in engines(&gateway) {
-            let bytes = replace(&probe.bytes, b"$login", login.as_bytes());
-            let seen = exchange(address, &bytes);
-            let finals: Vec<u16> = seen.statuses().into_iter().filter(|status| *status >= 200).collect();
-            if finals != probe.statuses {
-                faults.push(format!("{}: {engine} gave {finals:?} instead of {:?}", probe.name, probe.statuses));
-            }
-            if !seen.received.last().is_some_and(|last| last.body.contains(probe.says)) {
-                faults.push(format!("{}: {engine} does not say {}: {seen:?}", probe.name, probe.says));
-            }
-            if !seen.ended {
-                faults.push(format!("{}: {engine} left the connection open", probe.name));
-            }
-            if let Some(bare) = seen.received.iter().find(|one| field(&one.head, "date").is_none() && one.status >= 200)
-            {
-                faults.push(format!("{}: {engine} gave no date: {}", probe.name, bare.head));
-            }
-        }
-    }
+    let faults: Vec<_> =
+        all_probes().flat_map(|probe| engines(&gateway).map(|engine| faults(&probe, engine))).flatten().collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     let grown = resident(&gateway).saturating_sub(before);
     assert!(grown < 16 << 10, "{grown} KiB more after all probes");
+}
+
+/// How many connections a worker of v2 attends to while they are silent (`src/async_engine/server.rs: KEPT`).
+const KEPT: usize = 64;
+
+/// A gateway whose v2 has one worker with so many silent connections that further ones are not attended to while they
+/// are; all have asked once, and are told of what became of that.
+fn crowded(options: Options) -> (Gateway, Vec<TcpStream>) {
+    let gateway = Gateway::start(options.with("BIFRONS_ENGINES__V2__WORKERS", "1"));
+    let silent = (0..KEPT).map(|_| asked_once(gateway.v2)).collect();
+    (gateway, silent)
+}
+
+const LIVE_AND_ON: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn asked_once(address: SocketAddr) -> TcpStream {
+    let mut stream = connect(address);
+    stream.write_all(LIVE_AND_ON).expect("sent");
+    assert_eq!(one_response(&mut stream, false).status, 200);
+    stream
+}
+
+/// Reads one response, and no byte more.
+fn one_response(stream: &mut TcpStream, bodiless: bool) -> Received {
+    let mut bytes = Vec::new();
+    let mut read = |bytes: &mut Vec<u8>| {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", String::from_utf8_lossy(bytes)));
+        bytes.extend(byte);
+    };
+    while !bytes.ends_with(b"\r\n\r\n") {
+        read(&mut bytes);
+    }
+    let head = String::from_utf8_lossy(&bytes).into_owned();
+    let length = field(&head, "content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+    (0..if bodiless { 0 } else { length }).for_each(|_| read(&mut bytes));
+    responses(&bytes, bodiless).remove(0)
+}
+
+#[test]
+fn whoever_is_beyond_those_that_are_attended_to_is_answered_all_the_same() {
+    let (gateway, silent) = crowded(options().with("BIFRONS_HTTP__IDLE_TIMEOUT", "60s"));
+    let [_, engine] = engines(&gateway);
+    let faults: Vec<_> = all_probes().flat_map(|probe| faults(&probe, engine)).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+
+    // One connection, asked in every way that keeps it.
+    let (_, address, path) = engine;
+    let post =
+        |lines: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{lines}\r\n");
+    let live = "GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+    let refused = post("Content-Length: 2\r\n");
+    let elsewhere = refused.replace(path, "/nowhere");
+    let chunked = post("Transfer-Encoding: chunked\r\n");
+    let waits = post("Content-Length: 2\r\nExpect: 100-continue\r\n");
+    let head = live.replace("GET", "HEAD");
+    // What is sent with a pause between, and the statuses of the answers.
+    let asked: [(&[&str], &[u16]); 11] = [
+        (&[live], &[200]),
+        (&[&refused, "{}"], &[400]),
+        (&[&format!("{refused}{{}}")], &[400]),
+        (&[live.split_at(9).0, live.split_at(9).1], &[200]),
+        (&[&refused, "{", "}"], &[400]),
+        (&[&format!("{elsewhere}{{}}")], &[404]),
+        (&[&format!("{live}{refused}{{}}{live}")], &[200, 400, 200]),
+        (&[&format!("{live}{}", live.split_at(20).0), live.split_at(20).1], &[200, 200]),
+        (&[&format!("{chunked}2\r\n{{}}\r\n0\r\n\r\n")], &[400]),
+        (&[&waits, "{}"], &[100, 400]),
+        (&[&head], &[200]),
+    ];
+    // Anew for each, and one after the other; the first of a connection is often of another kind than those after it.
+    let mut stream = asked_once(address);
+    stream.set_nodelay(true).expect("no delay");
+    for nth in 0..asked.len() {
+        let mut fresh = asked_once(address);
+        fresh.set_nodelay(true).expect("no delay");
+        for (parts, statuses) in asked.iter().cycle().skip(nth).take(3) {
+            for stream in [&mut stream, &mut fresh] {
+                for part in *parts {
+                    stream.write_all(part.as_bytes()).expect("sent");
+                    pause(Duration::from_millis(10));
+                }
+                for status in *statuses {
+                    assert_eq!(one_response(stream, *parts == [&head]).status, *status, "{parts:?}");
+                }
+            }
+        }
+    }
+    drop(silent);
+}
+
+#[test]
+fn silent_connections_cost_little_and_have_an_end() {
+    let (mut gateway, silent) = crowded(options().with("BIFRONS_HTTP__IDLE_TIMEOUT", "60s"));
+    let before = resident(&gateway);
+    let more: Vec<_> = (0..512).map(|_| asked_once(gateway.v2)).collect();
+    let each = resident(&gateway).saturating_sub(before) / more.len();
+    assert!(each < 6, "{each} KiB for each silent connection");
+    // Also after a second head that does not come to its end.
+    let mut slow = asked_once(gateway.v2);
+    slow.write_all(b"GET ").expect("sent");
+    assert_eq!(read_to_end(&mut slow, false).statuses(), [408]);
+    // They hold up nobody who wants to end.
+    pause(SECOND / 5);
+    let started = Instant::now();
+    gateway.signal("TERM");
+    for mut stream in more.into_iter().chain(silent) {
+        assert_eq!(stream.read(&mut [0; 16]).ok(), Some(0));
+    }
+    let status = gateway.stop();
+    assert!(status.success(), "{status}: {}", gateway.log());
+    assert!(started.elapsed() < PATIENCE, "closing took {:?}", started.elapsed());
+
+    let (gateway, mut silent) = crowded(options());
+    silent.extend((0..8).map(|_| asked_once(gateway.v2)));
+    let started = Instant::now();
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 16]).ok(), Some(0));
+    }
+    assert!(started.elapsed() < 2 * SECOND + SECOND, "silence lasted {:?}", started.elapsed());
 }
 
 fn replace(bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {

@@ -13,6 +13,7 @@ mod ports;
 mod pump;
 mod renewer;
 mod routes;
+mod server;
 mod session_cache;
 mod sms;
 mod sqlite_thread;

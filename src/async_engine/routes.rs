@@ -16,9 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_http::HttpServiceBuilder;
+use actix_server::{Server, ServerHandle};
+use actix_service::map_config;
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer,
-    dev::ServerHandle,
+    App, HttpRequest, HttpResponse,
+    dev::AppConfig,
     rt::System,
     web::{self, Data, Payload},
 };
@@ -35,6 +38,7 @@ use super::{
     hasher::Hasher,
     ports::AsyncPorts,
     pump::{Pump, Wake},
+    server::{Patience, serve},
     session_cache::SessionCache,
     together::Together,
 };
@@ -124,7 +128,7 @@ pub fn start(listener: TcpListener, shared: Shared) -> Result<Engine, Failure> {
     Ok(Engine { handle, requests, grace, thread })
 }
 
-fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Server, Pump, Arc<Requests>), Failure> {
+fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<Requests>), Failure> {
     let Shared { settings, policy, keys, edge, limiter, places, versions, hashing } = shared;
     let workers = match settings.engines.v2.workers {
         0 => available_parallelism().map_or(1, NonZero::get),
@@ -173,25 +177,35 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(actix_web::dev::Ser
     let edge = Data::from(edge);
     let requests = Arc::new(Requests::default());
     let counter = Data::from(Arc::clone(&requests));
-    let server = HttpServer::new(move || {
-        #[expect(clippy::expect_used, reason = "the same call has just succeeded, and connects to nothing")]
-        let ports = ports(&settings, workers).expect("pools that were built before");
-        App::new()
-            .app_data(Data::new(ports))
-            .app_data(edge.clone())
-            .app_data(deadline.clone())
-            .app_data(counter.clone())
-            .default_service(web::to(answer))
-    })
-    .workers(workers)
-    .max_connections(connections)
-    .client_request_timeout(http.head_timeout)
-    .client_disconnect_timeout(Duration::from_secs(1))
-    .keep_alive(http.idle_timeout)
-    .shutdown_timeout(grace)
-    .disable_signals()
-    .listen(listener)?
-    .run();
+    let builder = Server::build();
+    let ending = builder.graceful_shutdown_signal();
+    let server = builder
+        .workers(workers)
+        .max_concurrent_connections(connections)
+        .shutdown_timeout(grace)
+        .disable_signals()
+        .listen("v2", listener, move || {
+            #[expect(clippy::expect_used, reason = "the same call has just succeeded, and connects to nothing")]
+            let ports = ports(&settings, workers).expect("pools that were built before");
+            let app = App::new()
+                .app_data(Data::new(ports))
+                .app_data(edge.clone())
+                .app_data(deadline.clone())
+                .app_data(counter.clone())
+                .default_service(web::to(answer));
+            let signal = ending.clone();
+            let speaker = HttpServiceBuilder::default()
+                .graceful_shutdown_signal(move || {
+                    let signal = signal.clone();
+                    async move { signal.notified().await }
+                })
+                .keep_alive(http.idle_timeout)
+                .client_request_timeout(http.head_timeout)
+                .client_disconnect_timeout(Duration::from_secs(1))
+                .h1(map_config(app, |()| AppConfig::default()));
+            serve(speaker, Patience { first: http.head_timeout, later: http.idle_timeout }, ending.clone())
+        })?
+        .run();
     Ok((server, pump, requests))
 }
 
