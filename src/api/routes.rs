@@ -292,19 +292,17 @@ pub enum Matched {
 pub fn find(version: Version, method: &str, path: &str) -> Result<Matched, Problem> {
     let bare = path.strip_suffix('/').unwrap_or(path);
     let versioned = below_api(bare, version);
-    let mut here: Vec<(&Route, Vec<String>)> = ROUTES
-        .iter()
-        .filter_map(|route| {
-            let asked = match route.scope {
-                Scope::Versioned => versioned?,
-                Scope::Legacy | Scope::Bare => bare,
-            };
-            Some((route, parameters(route.path, asked)?))
-        })
-        .collect();
-    // What is named as it is goes before what is named as any segment.
-    if here.iter().any(|(_, parameters)| parameters.is_empty()) {
-        here.retain(|(_, parameters)| parameters.is_empty());
+    let asked = |route: &Route| match route.scope {
+        Scope::Versioned => versioned,
+        Scope::Legacy | Scope::Bare => Some(bare),
+    };
+    // What is named as it is goes before what is named as any segment, and is what most ask for.
+    let is_named = |route: &&Route| asked(route) == Some(route.path) && !route.path.contains('{');
+    let mut here: Vec<(&Route, Vec<String>)> =
+        ROUTES.iter().filter(is_named).map(|route| (route, Vec::new())).collect();
+    if here.is_empty() {
+        let fits = |route: &'static Route| Some((route, parameters(route.path, asked(route)?)?));
+        here = ROUTES.iter().filter_map(fits).collect();
     }
     // A GET route answers HEAD too (RFC 9110 §9.3.2).
     let asked = if method == "HEAD" { "GET" } else { method };
