@@ -1098,11 +1098,21 @@ mod stories {
         let other = inserted(ports, user(ports)).await;
         let (one, two) = (opened(ports, session(ports, &owner)).await, opened(ports, session(ports, &other)).await);
         let nobodys = session(ports, &owner).id;
-        for wanted in [vec![one.id], vec![nobodys], vec![two.id, nobodys, one.id, two.id], Vec::new()] {
+        let gone = inserted(ports, User { deleted_at: Some(ports.now()), ..user(ports) }).await;
+        let gones = opened(ports, session(ports, &gone)).await.id;
+        let alive = |id: &SessionId| *id == one.id || *id == two.id;
+        for wanted in [
+            vec![one.id],
+            vec![nobodys],
+            vec![gones],
+            vec![gones, one.id],
+            vec![two.id, nobodys, one.id, gones, two.id],
+            Vec::new(),
+        ] {
             let found = store.sessions_with_users(&wanted).await.expect("an answer");
             let found: Vec<_> = found.into_iter().map(|found| found.expect("readable")).collect();
             let ids: Vec<_> = found.iter().map(|found| found.as_ref().map(|(session, _)| session.id)).collect();
-            let expected: Vec<_> = wanted.iter().map(|id| Some(*id).filter(|id| *id != nobodys)).collect();
+            let expected: Vec<_> = wanted.iter().map(|id| Some(*id).filter(alive)).collect();
             assert_eq!(ids, expected);
             for (session, its_user) in found.into_iter().flatten() {
                 assert_eq!(session, if session.id == one.id { one.clone() } else { two.clone() });

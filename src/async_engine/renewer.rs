@@ -19,6 +19,8 @@ pub async fn renew(ports: AsyncPorts) {
         let (read_at, ids) = (Instant::now(), keys.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         let Ok(mut store) = ports.store().await else { return };
         let Ok(found) = store.sessions_with_users(&ids).await else { return };
+        // Others may wait for the connection.
+        drop(store);
         for (key, found) in keys.iter().zip(found) {
             if let Ok(Some((session, user))) = found {
                 ports.sessions.keep(*key, Known::new(session, user, read_at)).await;

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_http::HttpServiceBuilder;
+use actix_http::{HttpServiceBuilder, KeepAlive};
 use actix_server::{Server, ServerHandle};
 use actix_service::map_config;
 use actix_web::{
@@ -38,7 +38,7 @@ use super::{
     hasher::Hasher,
     ports::AsyncPorts,
     pump::{Pump, Wake},
-    server::{Patience, serve},
+    server::{Asked, Patience, introduce, serve},
     session_cache::SessionCache,
     together::Together,
 };
@@ -199,11 +199,13 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
                     let signal = signal.clone();
                     async move { signal.notified().await }
                 })
-                .keep_alive(http.idle_timeout)
-                .client_request_timeout(http.head_timeout)
+                // `server.rs` watches over both, for every request and not for the first alone.
+                .keep_alive(KeepAlive::Os)
+                .client_request_timeout(Duration::ZERO)
                 .client_disconnect_timeout(Duration::from_secs(1))
+                .on_connect_ext(introduce)
                 .h1(map_config(app, |()| AppConfig::default()));
-            serve(speaker, Patience { first: http.head_timeout, later: http.idle_timeout }, ending.clone())
+            serve(speaker, Patience { head: http.head_timeout, idle: http.idle_timeout }, ending.clone())
         })?
         .run();
     Ok((server, pump, requests))
@@ -265,6 +267,7 @@ async fn answer(
     deadline: Data<Deadline>,
     requests: Data<Requests>,
 ) -> HttpResponse {
+    let _answering = request.conn_data::<Asked>().map(Asked::begin);
     let mut counted = Counted::new(&requests);
     let began = Instant::now();
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));

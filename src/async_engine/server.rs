@@ -1,17 +1,19 @@
-//! Connections on which nothing is asked cost little: actix's part of a connection, whose buffers take 20 to 40 KiB, is
-//! there only while something is asked and answered, but for the first few connections of each worker.
+//! Connections on which nothing is asked cost little and have an end. actix's part of a connection, whose buffers take 20
+//! to 40 KiB, is there only while something is asked and answered, but for the first few connections of each worker, and
+//! for those where it is not plain whether that part holds anything more.
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use actix_http::error::DispatchError;
+use actix_http::{Extensions, error::DispatchError};
 use actix_server::GracefulShutdownSignal;
 use actix_service::{Service, ServiceFactory, fn_factory, fn_service};
 use actix_web::rt::{self, net::TcpStream};
@@ -19,19 +21,19 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     select,
     sync::Notify,
-    time::timeout,
+    time::{sleep_until, timeout},
 };
 
 /// How many connections of a worker keep actix's part between their requests, which is a little faster.
 pub const KEPT: usize = 64;
 
-/// How long a connection may say nothing.
+/// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Before its first request.
-    pub first: Duration,
-    /// After a request.
-    pub later: Duration,
+    /// For the head of a request, from its first byte; for the first, from when the connection was accepted.
+    pub head: Duration,
+    /// To begin the next request.
+    pub idle: Duration,
 }
 
 type Peer = Option<SocketAddr>;
@@ -96,33 +98,33 @@ where
     S: Service<(Io, Peer), Response = (), Error = DispatchError>,
 {
     let peer = stream.peer_addr().ok();
-    let line = Rc::new(Line { stream: RefCell::new(stream), exchange: RefCell::default() });
-    let mut silence = patience.first;
+    let line = Rc::new(Line::new(stream));
+    let mut silence = patience.head;
     loop {
         match line.listen(&worker, silence).await {
             Heard::Something => (),
+            Heard::Ending => return Ok(()),
             Heard::Nothing => {
-                if matches!(*line.exchange.borrow(), Exchange::None) {
-                    line.say_timeout();
-                }
+                line.close_late();
                 return Ok(());
             }
-            Heard::Ending => return Ok(()),
         }
         let _attended = Attended::new(&worker);
         // Those that came when there were few keep theirs, and need not be followed.
         let is_kept = worker.attended.get() <= KEPT;
         *line.exchange.borrow_mut() = if is_kept { Exchange::Unclear } else { Exchange::None };
         let mut attending = Box::pin(http.call((Io(Rc::clone(&line)), peer)));
-        let ended = std::future::poll_fn(|context| match attending.as_mut().poll(context) {
+        let mut late = pin!(line.late(patience));
+        let ended = poll_fn(|context| match attending.as_mut().poll(context) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending if matches!(*line.exchange.borrow(), Exchange::Answered) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            // Looked at after the other: what has just been read may be a whole head.
+            Poll::Pending => late.as_mut().poll(context).map(|()| Some(Ok(()))),
         });
         if let Some(ended) = ended.await {
             return ended;
         }
-        silence = patience.later;
+        silence = patience.idle;
     }
 }
 
@@ -136,36 +138,105 @@ enum Heard {
 struct Line {
     stream: RefCell<TcpStream>,
     exchange: RefCell<Exchange>,
+    // Requests whose heads have come and whose answers have not been made.
+    asked: Cell<usize>,
+    // When the connection was accepted or the last answer made.
+    since: Cell<Instant>,
+    // The first byte after that.
+    head_since: Cell<Option<Instant>>,
+    // What was last written was not all taken.
+    is_full: Cell<bool>,
 }
 
 impl Line {
+    fn new(stream: TcpStream) -> Self {
+        let now = Instant::now();
+        Self {
+            stream: RefCell::new(stream),
+            exchange: RefCell::default(),
+            asked: Cell::new(0),
+            since: Cell::new(now),
+            // The time for the first head has begun.
+            head_since: Cell::new(Some(now)),
+            is_full: Cell::new(false),
+        }
+    }
+
     // Until there is something to read, which may be its end.
     async fn listen(&self, worker: &Worker, silence: Duration) -> Heard {
         let mut ending = pin!(worker.ending.notified());
         ending.as_mut().enable();
-        if worker.is_ending.get() {
-            return Heard::Ending;
-        }
-        let something = std::future::poll_fn(|context| self.stream.borrow().poll_read_ready(context));
+        let something = poll_fn(|context| self.stream.borrow().poll_read_ready(context));
         let first = async {
             select! {
                 biased;
-                // What is wrong with it is found out by whoever reads.
+                // What is wrong with it is found out by whoever reads. Also at the end: what has come is answered.
                 _ = something => Heard::Something,
+                () = async {}, if worker.is_ending.get() => Heard::Ending,
                 () = ending => Heard::Ending,
             }
         };
         timeout(silence, first).await.unwrap_or(Heard::Nothing)
     }
 
-    // As actix says it to whoever is slow; nobody waits for it to be taken.
+    // Until the head of a request is overdue. actix would watch over the first of its part only, and over silence only as
+    // long as nothing of the next was read.
+    async fn late(&self, patience: Patience) {
+        loop {
+            let now = Instant::now();
+            let end = match self.asked.get() {
+                0 => {
+                    let idle = self.since.get() + patience.idle;
+                    self.head_since.get().map_or(idle, |since| idle.min(since + patience.head))
+                }
+                _ => now + patience.head,
+            };
+            if end <= now {
+                return self.close_late();
+            }
+            // Soon enough for whatever begins meanwhile.
+            sleep_until(end.min(now + patience.head).into()).await;
+        }
+    }
+
+    // Who was slow to ask is told so, as actix does; nobody waits for it to be taken.
     #[expect(clippy::disallowed_methods, reason = "the Date header tells when the response was made")]
-    fn say_timeout(&self) {
+    fn close_late(&self) {
+        if self.head_since.get().is_none() || self.is_full.get() {
+            return;
+        }
         let date = httpdate::fmt_http_date(SystemTime::now());
         let response =
             format!("HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\ndate: {date}\r\n\r\n");
         let _ = self.stream.borrow().try_write(response.as_bytes());
     }
+}
+
+/// A connection, as its requests know it.
+pub struct Asked(Rc<Line>);
+
+impl Asked {
+    /// The head of a request has come; to be dropped when its answer is made.
+    pub fn begin(&self) -> Answering<'_> {
+        self.0.asked.update(|count| count + 1);
+        self.0.head_since.set(None);
+        Answering(&self.0)
+    }
+}
+
+/// A request under way.
+pub struct Answering<'a>(&'a Line);
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.asked.update(|count| count - 1);
+        self.0.since.set(Instant::now());
+    }
+}
+
+/// Tells the requests of a connection of it; for actix's `on_connect_ext`.
+pub fn introduce(io: &Io, data: &mut Extensions) {
+    data.insert(Asked(Rc::clone(&io.0)));
 }
 
 /// What actix reads from and writes to.
@@ -177,6 +248,9 @@ impl AsyncRead for Io {
         let read = Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
             self.0.exchange.borrow_mut().was_read(buffer.filled().get(before..).unwrap_or_default());
+            if self.0.asked.get() == 0 && self.0.head_since.get().is_none() {
+                self.0.head_since.set(Some(Instant::now()));
+            }
         }
         read
     }
@@ -185,6 +259,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes);
+        self.0.is_full.set(!matches!(written, Poll::Ready(Ok(length)) if length == bytes.len()));
         if let Poll::Ready(Ok(length)) = written {
             self.0.exchange.borrow_mut().was_written(bytes.get(..length).unwrap_or_default());
         }

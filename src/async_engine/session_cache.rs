@@ -158,7 +158,7 @@ mod tests {
         System::new().block_on(async {
             let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
             let (session, user) = row();
-            let old = Instant::now().checked_sub(MOST_AGE * 9 / 10).unwrap();
+            let old = Instant::now().checked_sub(MOST_AGE * 7 / 10).unwrap();
             cache.known.insert((ID, cache.versions.of(ID, USER)), Arc::new(Known::new(session, user, old))).await;
             let renewals = Cell::new(0);
             let get = async || {

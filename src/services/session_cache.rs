@@ -26,6 +26,8 @@ pub const MOST_AGE: Duration = Duration::from_millis(750);
 /// How many memories an engine keeps at most; each takes some two kilobytes.
 pub const MOST_ENTRIES: u64 = 5_000;
 
+const MOST_DUE: usize = 5_000;
+
 /// How long those that are to be read anew are gathered, to be read together: a question for many costs little more
 /// than one for a single session. Less than the last third of the shortest time that a memory is good for.
 pub const GATHERED_FOR: Duration = Duration::from_millis(50);
@@ -88,7 +90,10 @@ impl Due {
     /// `true` if the caller is to see to it that these are taken, [`GATHERED_FOR`] from `now`.
     pub fn add(&self, key: Key, now: Instant) -> bool {
         let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.keys.push(key);
+        // Should nobody take them: there are no more memories than that.
+        if gathered.keys.len() < MOST_DUE {
+            gathered.keys.push(key);
+        }
         // Whoever was to take them may be gone, with the worker that they ran on.
         let is_seen_to = gathered.since.is_some_and(|since| now.saturating_duration_since(since) < MOST_AGE);
         if !is_seen_to {

@@ -166,7 +166,7 @@ mod tests {
             Known::new(session, user, Instant::now().checked_sub(MOST_AGE * share / 10).unwrap())
         };
         let get = || cache.get(ID, USER, || Err(Unavailable::database("on purpose"))).unwrap().unwrap().read_at;
-        let old = read_before(9);
+        let old = read_before(7);
         let old_at = old.read_at;
         cache.keep(key(&cache), old);
         // Nobody would read it.
