@@ -140,7 +140,7 @@ struct Line {
     exchange: RefCell<Exchange>,
     // Requests whose heads have come and whose answers have not been made.
     asked: Cell<usize>,
-    // When the connection was accepted or the last answer made.
+    // When the connection was accepted, the last answer made, or some of it taken.
     since: Cell<Instant>,
     // The first byte after that.
     head_since: Cell<Option<Instant>>,
@@ -248,7 +248,9 @@ impl AsyncRead for Io {
         let read = Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
             self.0.exchange.borrow_mut().was_read(buffer.filled().get(before..).unwrap_or_default());
-            if self.0.asked.get() == 0 && self.0.head_since.get().is_none() {
+            // As long as an answer is being sent, the next request cannot begin.
+            let is_owed = self.0.asked.get() > 0 || self.0.is_full.get();
+            if !is_owed && self.0.head_since.get().is_none() {
                 self.0.head_since.set(Some(Instant::now()));
             }
         }
@@ -261,6 +263,7 @@ impl AsyncWrite for Io {
         let written = Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes);
         self.0.is_full.set(!matches!(written, Poll::Ready(Ok(length)) if length == bytes.len()));
         if let Poll::Ready(Ok(length)) = written {
+            self.0.since.set(Instant::now());
             self.0.exchange.borrow_mut().was_written(bytes.get(..length).unwrap_or_default());
         }
         written
