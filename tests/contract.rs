@@ -2206,6 +2206,15 @@ mod stories {
         // What has run out is as if it were not there.
         pause(Duration::from_millis(5));
         store.remove("had:k").await.expect("an answer");
+        // What lasts for no time is had again at once.
+        let at_once = Claim {
+            ttl: Duration::ZERO,
+            most: 1000,
+            ..claim_of("z", Vec::new(), put("w", String::new()), put("x", String::new()))
+        };
+        for nth in 0..20 {
+            assert!(store.claim(&at_once).await.expect("an answer"), "refused after {nth}");
+        }
         assert!(store.claim(&claim(LONG)).await.expect("an answer"));
         let [taken, counted] = store.get_all(["k", "had:k"]).await.expect("an answer");
         assert!(lives(taken.expect("it is taken").expires_in, LONG));

@@ -16,7 +16,7 @@ use crate::services::{
 // Keys: where the right is noted, the two counters, then where to store in any case, with the right, and without it.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local is_free = redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1])
+        "local is_free = ARGV[1] == '0' or redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1])
          local counter = is_free and KEYS[2] or KEYS[3]
          local count = redis.call('INCR', counter)
          if redis.call('PTTL', counter) < 0 then redis.call('PEXPIRE', counter, ARGV[2]) end
@@ -110,7 +110,9 @@ pub fn remaining(answer: i64) -> Option<Duration> {
 pub fn claim(claim: &Claim) -> ScriptInvocation<'static> {
     let mut script = CLAIM.prepare_invoke();
     script.key(&claim.key).key(&claim.had).key(&claim.withheld);
-    script.arg(millis(claim.ttl)).arg(millis(claim.window)).arg(claim.most);
+    // The shortest life in Redis would be long enough to refuse the next one.
+    let life = if claim.ttl.is_zero() { 0 } else { millis(claim.ttl) };
+    script.arg(life).arg(millis(claim.window)).arg(claim.most);
     for put in claim.always.iter().chain([&claim.with, &claim.without]) {
         script.key(&put.key).arg(&put.value).arg(millis(put.ttl));
     }
