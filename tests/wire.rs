@@ -445,11 +445,18 @@ fn silent_connections_cost_little_and_have_an_end() {
         stream.write_all(LIVE_AND_ON).expect("sent");
         assert_eq!(one_response(stream, false).status, 200);
     }
+    // Nor is a request that is under way then given up.
+    let mut running = asked_once(gateway.v2);
+    let post = "POST /api/v2/auth/login/ HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+    write!(running, "{post}Content-Length: 2\r\n\r\n{{").expect("sent");
+    pause(SECOND / 10);
     let started = Instant::now();
     gateway.signal("TERM");
     for mut stream in more {
         assert_eq!(stream.read(&mut [0; 16]).ok(), Some(0));
     }
+    running.write_all(b"}").expect("sent");
+    assert_eq!(read_to_end(&mut running, false).statuses(), [400]);
     let status = gateway.stop();
     assert!(status.success(), "{status}: {}", gateway.log());
     assert!(started.elapsed() < PATIENCE, "closing took {:?}", started.elapsed());
