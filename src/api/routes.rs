@@ -292,16 +292,16 @@ pub enum Matched {
 pub fn find(version: Version, method: &str, path: &str) -> Result<Matched, Problem> {
     let bare = path.strip_suffix('/').unwrap_or(path);
     let versioned = below_api(bare, version);
-    let asked = |route: &Route| match route.scope {
+    let path_for = |route: &Route| match route.scope {
         Scope::Versioned => versioned,
         Scope::Legacy | Scope::Bare => Some(bare),
     };
     // What is named as it is goes before what is named as any segment, and is what most ask for.
-    let is_named = |route: &&Route| asked(route) == Some(route.path) && !route.path.contains('{');
+    let is_named = |route: &&Route| path_for(route) == Some(route.path) && !route.path.contains('{');
     let mut here: Vec<(&Route, Vec<String>)> =
         ROUTES.iter().filter(is_named).map(|route| (route, Vec::new())).collect();
     if here.is_empty() {
-        let fits = |route: &'static Route| Some((route, parameters(route.path, asked(route)?)?));
+        let fits = |route: &'static Route| Some((route, parameters(route.path, path_for(route)?)?));
         here = ROUTES.iter().filter_map(fits).collect();
     }
     // A GET route answers HEAD too (RFC 9110 §9.3.2).

@@ -82,11 +82,18 @@ pub fn response(reply: Reply, payload: Payload) -> HttpResponse {
             builder.append_header((name, value));
         }
     }
-    if !reply.closes {
-        return builder.body(bytes(reply.body));
+    let body = bytes(reply.body);
+    if reply.closes {
+        return builder.force_close().body(InParts { body, _unread: Some(payload) });
     }
-    builder.force_close().body(Unread { body: Some(bytes(reply.body)), _payload: payload })
+    match body.len() {
+        0..=PART_BYTES => builder.body(body),
+        _ => builder.body(InParts { body, _unread: None }),
+    }
 }
+
+// actix copies a whole part for its connection, and asks for the next when most of that was taken.
+const PART_BYTES: usize = 16 << 10;
 
 fn bytes(body: Cow<'static, [u8]>) -> Bytes {
     match body {
@@ -95,19 +102,42 @@ fn bytes(body: Cow<'static, [u8]>) -> Bytes {
     }
 }
 
-struct Unread {
-    body: Option<Bytes>,
-    _payload: Payload,
+struct InParts {
+    body: Bytes,
+    _unread: Option<Payload>,
 }
 
-impl MessageBody for Unread {
+impl MessageBody for InParts {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
-        BodySize::Sized(self.body.as_ref().map_or(0, |body| u64::try_from(body.len()).unwrap_or(u64::MAX)))
+        BodySize::Sized(u64::try_from(self.body.len()).unwrap_or(u64::MAX))
     }
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        Poll::Ready(self.body.take().map(Ok))
+        let length = self.body.len().min(PART_BYTES);
+        let part = self.body.split_to(length);
+        Poll::Ready((length > 0).then_some(Ok(part)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_body_goes_out_in_parts() {
+        for length in [0, 1, PART_BYTES, PART_BYTES + 1, 5 * PART_BYTES] {
+            let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+            let mut body = InParts { body: Bytes::from(bytes.clone()), _unread: None };
+            assert_eq!(body.size(), BodySize::Sized(length.try_into().unwrap()));
+            let mut sent = Vec::new();
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            while let Poll::Ready(Some(Ok(part))) = Pin::new(&mut body).poll_next(&mut context) {
+                assert!((1..=PART_BYTES).contains(&part.len()));
+                sent.extend(part);
+            }
+            assert_eq!(sent, bytes);
+        }
     }
 }

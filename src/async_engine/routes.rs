@@ -205,7 +205,8 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
                 .client_disconnect_timeout(Duration::from_secs(1))
                 .on_connect_ext(introduce)
                 .h1(map_config(app, |()| AppConfig::default()));
-            serve(speaker, Patience { head: http.head_timeout, idle: http.idle_timeout }, ending.clone())
+            let patience = Patience { head: http.head_timeout, idle: http.idle_timeout, write: http.write_timeout };
+            serve(speaker, patience, ending.clone())
         })?
         .run();
     Ok((server, pump, requests))

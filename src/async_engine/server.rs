@@ -34,6 +34,8 @@ pub struct Patience {
     pub head: Duration,
     /// To begin the next request.
     pub idle: Duration,
+    /// To take an answer, from when it was made.
+    pub write: Duration,
 }
 
 type Peer = Option<SocketAddr>;
@@ -140,7 +142,7 @@ struct Line {
     exchange: RefCell<Exchange>,
     // Requests whose heads have come and whose answers have not been made.
     asked: Cell<usize>,
-    // When the connection was accepted, the last answer made, or some of it taken.
+    // When the connection was accepted or the last answer made.
     since: Cell<Instant>,
     // The first byte after that.
     head_since: Cell<Option<Instant>>,
@@ -179,12 +181,13 @@ impl Line {
         timeout(silence, first).await.unwrap_or(Heard::Nothing)
     }
 
-    // Until the head of a request is overdue. actix would watch over the first of its part only, and over silence only as
-    // long as nothing of the next was read.
+    // Until the head of a request is overdue, or the taking of an answer. actix would watch over the first head of its
+    // part only, over silence only as long as nothing of the next request was read, and over the other not at all.
     async fn late(&self, patience: Patience) {
         loop {
             let now = Instant::now();
             let end = match self.asked.get() {
+                0 if self.is_full.get() => self.since.get() + patience.write,
                 0 => {
                     let idle = self.since.get() + patience.idle;
                     self.head_since.get().map_or(idle, |since| idle.min(since + patience.head))
@@ -195,7 +198,7 @@ impl Line {
                 return self.close_late();
             }
             // Soon enough for whatever begins meanwhile.
-            sleep_until(end.min(now + patience.head).into()).await;
+            sleep_until(end.min(now + patience.head.min(patience.write)).into()).await;
         }
     }
 
@@ -263,7 +266,6 @@ impl AsyncWrite for Io {
         let written = Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes);
         self.0.is_full.set(!matches!(written, Poll::Ready(Ok(length)) if length == bytes.len()));
         if let Poll::Ready(Ok(length)) = written {
-            self.0.since.set(Instant::now());
             self.0.exchange.borrow_mut().was_written(bytes.get(..length).unwrap_or_default());
         }
         written

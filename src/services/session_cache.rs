@@ -24,9 +24,7 @@ use super::model::{Session, SessionId, User, UserId};
 pub const MOST_AGE: Duration = Duration::from_millis(750);
 
 /// How many memories an engine keeps at most; each takes some two kilobytes.
-pub const MOST_ENTRIES: u64 = 5_000;
-
-const MOST_DUE: usize = 5_000;
+pub const MOST_ENTRIES: u16 = 5_000;
 
 /// How long those that are to be read anew are gathered, to be read together: a question for many costs little more
 /// than one for a single session. Less than the last third of the shortest time that a memory is good for.
@@ -91,7 +89,7 @@ impl Due {
     pub fn add(&self, key: Key, now: Instant) -> bool {
         let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Should nobody take them: there are no more memories than that.
-        if gathered.keys.len() < MOST_DUE {
+        if gathered.keys.len() < usize::from(MOST_ENTRIES) {
             gathered.keys.push(key);
         }
         // Whoever was to take them may be gone, with the worker that they ran on.

@@ -373,7 +373,8 @@ pub fn session_and_user((session, user): (SessionRow, UserRow), keys: &Keys) -> 
     Ok((session.try_into()?, user.open(keys)?))
 }
 
-/// Sessions of living users, with these, in the order of `ids`; a row that cannot be read is an error to whoever asked for it alone.
+/// Sessions of living users, with these, in the order of `ids`; a row that cannot be read is an error to whoever asked
+/// for it alone.
 pub fn sessions_and_users(ids: &[SessionId], rows: Vec<(SessionRow, UserRow)>, keys: &Keys) -> Vec<FoundSession> {
     let read = |row: (SessionRow, UserRow)| (SessionId(row.0.id.0), session_and_user(row, keys));
     let living = rows.into_iter().filter(|(_, user)| user.deleted_at.is_none());

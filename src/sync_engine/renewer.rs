@@ -59,13 +59,13 @@ fn work(ports: &BlockingPorts, is_stopping: &AtomicBool) {
         }
         thread::sleep(GATHERED_FOR);
         // Where it fails, whoever asks when the time of what is remembered is over finds out.
-        if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| renew(ports))) {
+        if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| read(ports))) {
             tracing::debug!(error = %error, "sessions not read anew");
         }
     }
 }
 
-fn renew(ports: &BlockingPorts) -> Result<(), Unavailable> {
+fn read(ports: &BlockingPorts) -> Result<(), Unavailable> {
     for keys in ports.sessions.take_due().chunks(MOST_TOGETHER) {
         let (read_at, ids) = (Instant::now(), keys.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         let found = run(ports.check_out()?.sessions_with_users(&ids))?;

@@ -48,7 +48,7 @@ enum Miss {
 impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
-        let known = Cache::builder().max_capacity(MOST_ENTRIES).expire_after(GoodFor).build();
+        let known = Cache::builder().max_capacity(MOST_ENTRIES.into()).expire_after(GoodFor).build();
         Self { known, renewals: Arc::default(), versions }
     }
 
