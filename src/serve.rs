@@ -129,7 +129,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-// Each connection is a descriptor, and on Linux each thread that waits in `accept` reserves one.
+// Each connection is a descriptor; as many as v1 has threads must be possible at least.
 fn raise_descriptor_limit(settings: &Settings) -> Result<(), Failure> {
     let limits = getrlimit(Resource::Nofile);
     // Should it fail, the present limit stays, and is judged below.

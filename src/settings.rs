@@ -196,8 +196,10 @@ pub struct BlockingEngine {
     /// Where it listens.
     #[serde(deserialize_with = "socket_address")]
     pub bind: SocketAddr,
-    /// Threads, one per connection served.
+    /// Threads, one per request answered.
     pub threads: usize,
+    /// Connections open at once.
+    pub connections: usize,
 }
 
 /// The async engine.

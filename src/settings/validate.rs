@@ -101,6 +101,7 @@ fn counts(settings: &Settings) -> Result<(), Broken> {
     let (otp, passwords) = (&settings.otp, &settings.passwords);
     within("engines.v1.threads", settings.engines.v1.threads, 1..=16_384)?;
     within("engines.v2.workers", settings.engines.v2.workers, 0..=1_024)?;
+    within("engines.v1.connections", settings.engines.v1.connections, 16..=1_000_000)?;
     within("engines.v2.connections", settings.engines.v2.connections, 16..=1_000_000)?;
     within("database.pool", settings.database.pool, 1..=1_024)?;
     within("store.pool", settings.store.pool, 1..=1_024)?;

@@ -29,6 +29,7 @@ pub fn start(settings: &Settings, listener: TcpListener, ports: BlockingPorts, e
     let http = &settings.http;
     let limits = Limits {
         threads: settings.engines.v1.threads,
+        connections: settings.engines.v1.connections,
         head_bytes: framing::HEAD_BYTES,
         headers: framing::HEADERS,
         body_bytes: BODY_BYTES,

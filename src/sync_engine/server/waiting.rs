@@ -1,0 +1,628 @@
+//! Connections that no thread attends to. Of the threads that have nothing to do, one accepts connections and watches those
+//! on which nothing arrives. When something does, it attends to that itself, and another one watches (leader and
+//! followers), so that a request goes from thread to thread only where several come at once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, ErrorKind},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
+
+use super::{
+    Limits,
+    connection::{Connection, Open},
+    lock,
+};
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+/// Events that are taken at a time.
+const EVENTS: usize = 256;
+/// So many threads there are from the start.
+pub const FIRST_THREADS: usize = 8;
+/// Threads that are asked for at a time.
+const MORE_THREADS: usize = 8;
+/// How often it is looked for what is late.
+const TICK: Duration = Duration::from_millis(100);
+/// Up to so many are busy as soon as there is something to do for one more.
+const FEW_THREADS: usize = 64;
+/// And more, when something has waited so long for one of those, and they take so long with each connection.
+const STALL: Duration = Duration::from_millis(15);
+const SLOW_ANSWER: Duration = Duration::from_micros(2500);
+/// How soon it is looked again, while something waits for a thread, and while there is no room or no time left.
+const SOON: Duration = Duration::from_millis(2);
+const RETRY: Duration = Duration::from_millis(20);
+/// How long nothing is accepted after that failed, for instance because descriptors ran out.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How long a request that arrives just as the server closes is still looked for.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+/// How long a connection may be silent, before its first request and between two, while others wait to be accepted.
+const FIRST_SILENCE: Duration = Duration::from_secs(1);
+const LATER_SILENCE: Duration = Duration::from_millis(100);
+/// Parts of requests that are kept without a thread, in bytes over all connections.
+const MOST_HELD_BYTES: usize = 16 << 20;
+
+/// The connections that wait, for a byte or for a thread.
+#[derive(Debug)]
+pub struct Waiting {
+    state: Mutex<State>,
+    registry: Registry,
+    waker: Waker,
+    /// Of the thread that watches.
+    poller: Mutex<Poller>,
+    /// What the state says, to be looked at without it.
+    ready: AtomicUsize,
+    is_roomy: AtomicBool,
+    is_watched: AtomicBool,
+    /// Connections that are open, attended to or not.
+    pub open: Arc<AtomicUsize>,
+    /// Whether somebody waits to be accepted, for whom there is no room.
+    is_full: AtomicBool,
+    closing: AtomicBool,
+    /// Whether nothing will come any more.
+    is_over: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// For a byte, by descriptor.
+    silent: HashMap<usize, Box<Connection>>,
+    /// Bytes of requests that are there in part, of the silent ones.
+    held_bytes: usize,
+    /// For a thread.
+    ready: VecDeque<Ready>,
+    /// How many of those were taken, ever.
+    taken: u64,
+    /// Whether a thread watches the silent ones, or is told to.
+    is_watched: bool,
+    /// Threads that there are, that there may be, and of the first those that have not come yet.
+    threads: usize,
+    most: usize,
+    starting: usize,
+    /// So many may be busy, unless they wait themselves.
+    limit: usize,
+    /// [`State::taken`] when that was last thought over.
+    taken_before: u64,
+    /// Threads without a connection, with their hands. The last one is the first to get one: its stack is in the caches,
+    /// and those of the others may never be.
+    idle: Vec<(Arc<Hand>, Thread)>,
+    is_cut: bool,
+}
+
+/// A connection that waits for a thread.
+#[derive(Debug)]
+struct Ready {
+    connection: Box<Connection>,
+    since: Instant,
+    /// [`State::taken`] at that time.
+    taken: u64,
+}
+
+/// What is given to an idle thread.
+#[derive(Debug, Default)]
+pub struct Hand(Mutex<Option<Given>>);
+
+#[derive(Debug)]
+enum Given {
+    Connection(Box<Connection>),
+    Watch,
+}
+
+/// What a thread is to do.
+enum Turn {
+    Attend(Box<Connection>),
+    Watch,
+    Rest,
+}
+
+impl State {
+    /// Threads that attend to a connection.
+    fn busy(&self) -> usize {
+        self.threads.saturating_sub(self.idle.len() + self.starting + usize::from(self.is_watched))
+    }
+
+    fn turn(&mut self, hand: &Arc<Hand>) -> Turn {
+        if !self.is_watched {
+            self.is_watched = true;
+            return Turn::Watch;
+        }
+        // The thread that asks counts as one that is busy.
+        let taken = if self.busy() > self.limit { None } else { self.take_ready() };
+        match taken {
+            Some(connection) => Turn::Attend(connection),
+            None => {
+                self.idle.push((Arc::clone(hand), thread::current()));
+                Turn::Rest
+            }
+        }
+    }
+
+    /// Whether a thread that had nothing to do is not needed any more.
+    fn dismiss(&mut self, hand: &Arc<Hand>) -> bool {
+        let place = self.idle.iter().position(|(idle, _)| Arc::ptr_eq(idle, hand));
+        let place = place.filter(|_| self.threads > FIRST_THREADS);
+        if let Some(place) = place {
+            self.idle.remove(place);
+            self.threads -= 1;
+        }
+        place.is_some()
+    }
+
+    /// What the thread that watches is to attend to itself, and how many more threads there is something to do for: the
+    /// first that came, as long as there may be one more that is busy. Others that have nothing to do get the rest and the
+    /// watching. Otherwise one of those that are busy will take it soon.
+    fn found(&mut self, now: Instant) -> Option<(Box<Connection>, usize)> {
+        if self.busy() >= self.limit {
+            if !self.is_stalled(now) {
+                return None;
+            }
+            self.limit = (self.limit + MORE_THREADS).min(self.most);
+        }
+        let first = self.take_ready()?;
+        // From here on this thread is busy, and the next one watches.
+        let watcher = self.idle.pop();
+        self.is_watched = watcher.is_some();
+        while self.busy() < self.limit && !self.ready.is_empty() {
+            let Some((hand, thread)) = self.idle.pop() else { break };
+            *lock(&hand.0) = self.take_ready().map(Given::Connection);
+            thread.unpark();
+        }
+        if let Some((hand, thread)) = watcher {
+            *lock(&hand.0) = Some(Given::Watch);
+            thread.unpark();
+        }
+        let room = self.limit.saturating_sub(self.busy()).min(self.ready.len()) + usize::from(!self.is_watched);
+        let lacking = room.min(MORE_THREADS).saturating_sub(self.starting);
+        let lacking = lacking.min(self.most.saturating_sub(self.threads));
+        self.threads += lacking;
+        self.starting += lacking;
+        Some((first, lacking))
+    }
+
+    /// Fewer threads are to be busy, as far as they did not wait themselves in the time since the last look.
+    fn calm_down(&mut self, passed: Duration) {
+        let taken = self.taken - std::mem::replace(&mut self.taken_before, self.taken);
+        let taken = u32::try_from(taken).unwrap_or(u32::MAX);
+        let busy = u32::try_from(self.busy()).unwrap_or(u32::MAX);
+        if passed.saturating_mul(busy) < SLOW_ANSWER.saturating_mul(taken) / 2 {
+            self.limit = (self.limit - self.limit / 4).max(self.most.min(FEW_THREADS));
+        }
+    }
+
+    fn add_ready(&mut self, connection: Box<Connection>, now: Instant) {
+        self.ready.push_back(Ready { connection, since: now, taken: self.taken });
+    }
+
+    fn take_ready(&mut self) -> Option<Box<Connection>> {
+        let ready = self.ready.pop_front()?;
+        self.taken += 1;
+        Some(ready.connection)
+    }
+
+    /// Whether what came first has waited for long because the threads wait themselves. Where the processors are what is
+    /// short, more threads would only take more memory.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.ready.front().is_some_and(|first| {
+            let waited = now.duration_since(first.since);
+            // Taken from the queue since it came, and what that makes for one thread.
+            let taken = u32::try_from(self.taken - first.taken).unwrap_or(u32::MAX);
+            let busy = u32::try_from(self.busy()).unwrap_or(u32::MAX);
+            waited >= STALL && waited.saturating_mul(busy) > SLOW_ANSWER.saturating_mul(taken)
+        })
+    }
+
+    fn take_silent(&mut self, descriptor: usize) -> Option<Box<Connection>> {
+        let connection = self.silent.remove(&descriptor)?;
+        self.held_bytes = self.held_bytes.saturating_sub(connection.held_bytes());
+        Some(connection)
+    }
+}
+
+impl Waiting {
+    /// For the connections of a listener, and so many threads at most.
+    ///
+    /// # Errors
+    /// Descriptors have run out, or the listener cannot be watched.
+    pub fn new(listener: TcpListener, most: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        Ok(Self {
+            state: Mutex::new(State { most, limit: most.min(FEW_THREADS), ..State::default() }),
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), WAKER)?,
+            ready: AtomicUsize::new(0),
+            is_roomy: AtomicBool::new(true),
+            is_watched: AtomicBool::new(false),
+            open: Arc::default(),
+            is_full: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            poller: Mutex::new(Poller::new(poll, listener)?),
+        })
+    }
+
+    fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let result = change(&mut state);
+        self.ready.store(state.ready.len(), Relaxed);
+        self.is_roomy.store(state.busy() < state.limit, Relaxed);
+        self.is_watched.store(state.is_watched || state.starting > 0, Relaxed);
+        result
+    }
+
+    /// How many wait for a thread.
+    pub fn ready(&self) -> usize {
+        self.ready.load(Relaxed)
+    }
+
+    /// Whether there may be one more thread that is busy.
+    pub fn is_roomy(&self) -> bool {
+        self.is_roomy.load(Relaxed)
+    }
+
+    /// Whether a thread watches those that are silent, or will.
+    pub fn is_watched(&self) -> bool {
+        self.is_watched.load(Relaxed)
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+
+    /// Whether a connection ought to end, since others wait for its place.
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Relaxed)
+    }
+
+    /// How many there are to be at first.
+    pub fn first_threads(&self) -> usize {
+        self.with_state(|state| {
+            state.threads = state.most.min(FIRST_THREADS);
+            state.starting = state.threads;
+            state.threads
+        })
+    }
+
+    /// A thread that was asked for has come.
+    pub fn started(&self) {
+        self.with_state(|state| state.starting = state.starting.saturating_sub(1));
+    }
+
+    /// So many threads that were asked for will not come.
+    pub fn not_started(&self, threads: usize) {
+        self.with_state(|state| {
+            state.starting = state.starting.saturating_sub(threads);
+            state.threads = state.threads.saturating_sub(threads);
+        });
+    }
+
+    /// The next connection on which there is something to do, for a thread that has none, and how many more threads there is
+    /// something to do for; `None` when there will be none any more.
+    pub fn next(&self, hand: &Arc<Hand>, limits: &Limits) -> Option<(Box<Connection>, usize)> {
+        let mut watches = false;
+        loop {
+            if self.is_over.load(SeqCst) {
+                return None;
+            }
+            let turn = if watches { Turn::Watch } else { self.with_state(|state| state.turn(hand)) };
+            watches = false;
+            match turn {
+                Turn::Attend(connection) => return Some((connection, 0)),
+                Turn::Watch => {
+                    // A fault here must not be the end of all.
+                    let watched = catch_unwind(AssertUnwindSafe(|| self.watch(limits)));
+                    match watched {
+                        Ok(found) => return found,
+                        Err(_) => {
+                            tracing::error!("watching the connections ended in a panic");
+                            self.with_state(|state| state.is_watched = false);
+                            thread::park_timeout(RETRY);
+                        }
+                    }
+                }
+                Turn::Rest => loop {
+                    let given = lock(&hand.0).take();
+                    match given {
+                        Some(Given::Connection(connection)) => return Some((connection, 0)),
+                        Some(Given::Watch) => {
+                            watches = true;
+                            break;
+                        }
+                        None if self.is_over.load(SeqCst) => return None,
+                        None => {
+                            let since = Instant::now();
+                            thread::park_timeout(limits.thread_idle);
+                            if since.elapsed() >= limits.thread_idle && self.with_state(|state| state.dismiss(hand)) {
+                                return None;
+                            }
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Watches until there is something to do, and leaves the watching to another thread then.
+    fn watch(&self, limits: &Limits) -> Option<(Box<Connection>, usize)> {
+        let mut poller = lock(&self.poller);
+        loop {
+            let now = Instant::now();
+            if let Some(found) = self.with_state(|state| state.found(now)) {
+                return Some(found);
+            }
+            let (closing, open) = (self.is_closing(), self.open.load(SeqCst));
+            if closing && poller.listener.take().is_some() {
+                poller.at_the_door = None;
+                poller.wait(self, Some(LAST_LOOK));
+                self.end_silent();
+            } else if closing && (open == 0 || lock(&self.state).is_cut) {
+                self.end();
+                return None;
+            } else {
+                let timeout = poller.timeout(self, closing, open);
+                poller.wait(self, timeout);
+            }
+            poller.accept(self, limits);
+            let now = Instant::now();
+            if now.duration_since(poller.looked_for_late) >= TICK {
+                let passed = now.duration_since(std::mem::replace(&mut poller.looked_for_late, now));
+                self.with_state(|state| state.calm_down(passed));
+                self.expire(now);
+            }
+        }
+    }
+
+    /// Waits for more bytes without a thread. Gives the connection back when too much is kept like that already.
+    pub fn park(&self, mut connection: Box<Connection>) -> Option<Box<Connection>> {
+        let stream = Arc::clone(&connection.stream);
+        let Ok(descriptor) = usize::try_from(stream.as_raw_fd()) else { return None };
+        let was_watched = std::mem::replace(&mut connection.is_watched, true);
+        let bytes = connection.held_bytes();
+        // First, so that whoever is told of a byte finds it.
+        let refused = self.with_state(|state| {
+            if state.is_cut || (self.is_closing() && connection.is_silent()) {
+                return None;
+            }
+            if bytes > 0 && state.held_bytes + bytes > MOST_HELD_BYTES {
+                connection.is_watched = was_watched;
+                return Some(connection);
+            }
+            state.held_bytes += bytes;
+            state.silent.insert(descriptor, connection);
+            None
+        });
+        if refused.is_some() {
+            return refused;
+        }
+        // Either way, what has arrived already is told of once more.
+        let (fd, token) = (stream.as_raw_fd(), Token(descriptor));
+        let watched = match was_watched {
+            true => self.registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE),
+            false => self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE),
+        };
+        if watched.is_err() {
+            drop(self.with_state(|state| state.take_silent(descriptor)));
+        }
+        None
+    }
+
+    /// No longer wakes the poller for what arrives there.
+    pub fn unwatch(&self, connection: &mut Connection) {
+        if std::mem::take(&mut connection.is_watched) {
+            // Should it fail, the poller wakes in vain.
+            drop(self.registry.deregister(&mut SourceFd(&connection.stream.as_raw_fd())));
+        }
+    }
+
+    /// Accepts no more, and ends what is silent.
+    pub fn close(&self) {
+        self.closing.store(true, SeqCst);
+        self.wake();
+    }
+
+    /// Ends what waits, and lets nobody wait any more.
+    pub fn cut(&self) {
+        let ended = self.with_state(|state| {
+            state.is_cut = true;
+            state.held_bytes = 0;
+            (std::mem::take(&mut state.silent), std::mem::take(&mut state.ready))
+        });
+        drop(ended);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "the thread that watches connections cannot be woken");
+        }
+    }
+
+    /// Tells all threads that nothing will come any more.
+    fn end(&self) {
+        self.is_over.store(true, SeqCst);
+        lock(&self.state).idle.iter().for_each(|(_, thread)| thread.unpark());
+    }
+
+    /// Those for which something has arrived.
+    fn awake(&self, descriptors: &[usize]) {
+        let now = Instant::now();
+        self.with_state(|state| {
+            for descriptor in descriptors {
+                // Whoever is attended to is read from there.
+                if let Some(connection) = state.take_silent(*descriptor) {
+                    state.add_ready(connection, now);
+                }
+            }
+        });
+    }
+
+    /// Those whose time is over.
+    fn expire(&self, now: Instant) {
+        self.with_state(|state| {
+            let mut late = Vec::new();
+            for (descriptor, connection) in &state.silent {
+                if connection.deadline <= now {
+                    late.push(*descriptor);
+                }
+            }
+            for descriptor in late {
+                if let Some(connection) = state.take_silent(descriptor) {
+                    state.add_ready(connection, now);
+                }
+            }
+        });
+    }
+
+    /// Ends up to so many of the connections that have been silent longest, if that is long enough while others wait, and
+    /// says whether there was one.
+    fn reclaim(&self, now: Instant, most: usize) -> bool {
+        let ended: Vec<_> = self.with_state(|state| {
+            let silent = state.silent.iter().filter(|(_, connection)| {
+                let allowed = if connection.served > 0 { LATER_SILENCE } else { FIRST_SILENCE };
+                connection.is_silent() && now.duration_since(connection.since) >= allowed
+            });
+            let mut silent: Vec<_> = silent.map(|(descriptor, connection)| (connection.since, *descriptor)).collect();
+            silent.sort_unstable();
+            silent.into_iter().take(most).filter_map(|(_, descriptor)| state.take_silent(descriptor)).collect()
+        });
+        !ended.is_empty()
+    }
+
+    /// Ends all that are silent.
+    fn end_silent(&self) {
+        let ended: Vec<_> = self.with_state(|state| {
+            let silent = state.silent.iter().filter(|(_, connection)| connection.is_silent());
+            let silent: Vec<_> = silent.map(|(descriptor, _)| *descriptor).collect();
+            silent.into_iter().filter_map(|descriptor| state.take_silent(descriptor)).collect()
+        });
+        drop(ended);
+    }
+}
+
+/// What a thread accepts and watches with.
+#[derive(Debug)]
+struct Poller {
+    poll: Poll,
+    events: Events,
+    /// Until the server closes.
+    listener: Option<TcpListener>,
+    /// Who was accepted and has no place yet.
+    at_the_door: Option<(TcpStream, SocketAddr)>,
+    /// Whether somebody may wait to be accepted, and from when on it is tried.
+    may_accept: bool,
+    accept_from: Instant,
+    looked_for_late: Instant,
+    /// So that the log has one line per shortage.
+    is_short: bool,
+    awake: Vec<usize>,
+}
+
+impl Poller {
+    fn new(poll: Poll, listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
+        let now = Instant::now();
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            listener: Some(listener),
+            at_the_door: None,
+            may_accept: true,
+            accept_from: now,
+            looked_for_late: now,
+            is_short: false,
+            awake: Vec::new(),
+        })
+    }
+
+    /// How long there is nothing to do but to wait.
+    fn timeout(&self, waiting: &Waiting, closing: bool, open: usize) -> Option<Duration> {
+        let accepts = (self.may_accept || self.at_the_door.is_some()) && self.listener.is_some();
+        match () {
+            () if waiting.ready() > 0 => Some(SOON),
+            () if accepts && !waiting.is_full() && !self.is_short => Some(Duration::ZERO),
+            () if accepts || closing => Some(RETRY),
+            () if open > 0 => Some(TICK),
+            () => None,
+        }
+    }
+
+    /// Waits for something to arrive.
+    fn wait(&mut self, waiting: &Waiting, timeout: Option<Duration>) {
+        if let Err(error) = self.poll.poll(&mut self.events, timeout) {
+            if error.kind() != ErrorKind::Interrupted {
+                tracing::error!(%error, "connections cannot be watched for now");
+                thread::park_timeout(RETRY);
+            }
+            return;
+        }
+        self.awake.clear();
+        for event in &self.events {
+            match event.token() {
+                LISTENER => self.may_accept = true,
+                WAKER => {}
+                Token(descriptor) => self.awake.push(descriptor),
+            }
+        }
+        if !self.awake.is_empty() {
+            waiting.awake(&self.awake);
+        }
+    }
+
+    /// Accepts those who wait for it, as far as there is room.
+    fn accept(&mut self, waiting: &Waiting, limits: &Limits) {
+        let Some(listener) = &self.listener else { return };
+        let mut now = Instant::now();
+        let mut is_full = false;
+        for _ in 0..EVENTS {
+            if self.at_the_door.is_none() {
+                if !self.may_accept || now < self.accept_from {
+                    break;
+                }
+                match listener.accept() {
+                    Ok(accepted) => {
+                        self.is_short = false;
+                        self.at_the_door = Some(accepted);
+                    }
+                    Err(error) => match error.kind() {
+                        ErrorKind::WouldBlock => self.may_accept = false,
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                        _ => {
+                            if !std::mem::replace(&mut self.is_short, true) {
+                                tracing::warn!(%error, "connections cannot be accepted for now");
+                            }
+                            now = Instant::now();
+                            self.accept_from = if waiting.reclaim(now, 1) { now } else { now + ACCEPT_BACKOFF };
+                        }
+                    },
+                }
+            }
+            if self.at_the_door.is_some()
+                && waiting.open.load(SeqCst) >= limits.connections
+                && !waiting.reclaim(now, limits.connections / EVENTS + 1)
+            {
+                is_full = true;
+                break;
+            }
+            let Some((stream, peer)) = self.at_the_door.take() else { continue };
+            // Elsewhere than on Linux it is as its listener is.
+            if stream.set_nonblocking(false).is_ok() && stream.set_nodelay(true).is_ok() {
+                let connection = Box::new(Connection::new(stream, peer, limits, Open::new(&waiting.open)));
+                waiting.with_state(|state| state.add_ready(connection, now));
+            }
+        }
+        waiting.is_full.store(is_full, Relaxed);
+    }
+}
