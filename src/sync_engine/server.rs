@@ -24,12 +24,14 @@ use std::{
 
 use rouille::{Request, Response};
 
-use connection::{Connection, Step, Stopped};
+use connection::{After, Connection, Step, Stopped};
 use http1::{Head, asks_to_close, encode};
 use waiting::{Hand, Waiting};
 
 /// Argon2 keeps its memory on the heap, so a request needs little stack; only what is touched is resident.
 const STACK_BYTES: usize = 1 << 20;
+/// Of threads that are about to end.
+const SPARE_PLACES: usize = 8;
 /// How long a thread stays with a connection on which nothing arrives: while there may be more of those, and otherwise.
 const STAY: Duration = Duration::from_millis(20);
 const SHORT_STAY: Duration = Duration::from_millis(2);
@@ -132,9 +134,9 @@ where
     let shared = Arc::new(Shared {
         limits,
         waiting: Waiting::new(listener, threads)?,
-        threads: Mutex::new((0..threads).map(|_| None).collect()),
+        threads: Mutex::new((0..threads + SPARE_PLACES).map(|_| None).collect()),
         short_of_threads: AtomicBool::new(false),
-        slots: (0..threads).map(|_| Mutex::new(None)).collect(),
+        slots: (0..threads + SPARE_PLACES).map(|_| Mutex::new(None)).collect(),
         running: Mutex::new(0),
         changed: Condvar::new(),
     });
@@ -282,54 +284,65 @@ impl Shared {
 
     /// Does what there is to be done on a connection, until it ends or waits again.
     fn attend<F: Fn(&Request, Result<(), BodyError>) -> Response>(&self, mut connection: Box<Connection>, answer: &F) {
-        // It comes here because something has arrived, or because its time is over.
-        let mut first = true;
-        let mut step = Step::More;
+        // It comes here because something has arrived or was taken, because it is new, or because its time is over.
+        if !connection.is_writing() && connection.read_now(&self.limits).is_err() {
+            return;
+        }
+        let mut step = connection.step(&self.limits);
+        let mut last_look = None;
         loop {
             step = match step {
                 Step::End => return,
                 Step::Refused(status) => {
                     tracing::debug!(peer = %connection.peer, status, "a malformed or late request head was refused");
-                    match connection.refuse(status, self.limits.write_timeout) {
-                        true => connection.step(&self.limits),
-                        false => return,
-                    }
+                    connection.refuse(status, &self.limits)
                 }
-                Step::Request(head, body) => match self.answer(&mut connection, *head, body, answer) {
-                    true => connection.step(&self.limits),
-                    false => return,
-                },
+                Step::Request(head, body) => {
+                    self.answer(&mut connection, *head, body, answer);
+                    connection.step(&self.limits)
+                }
+                // Those who sent several requests at once have to wait for their turn with each.
+                Step::Answered if connection.has_more() && self.waiting.ready() > 0 => {
+                    return self.waiting.queue(connection);
+                }
+                Step::Answered => connection.step(&self.limits),
                 Step::More => {
                     let now = Instant::now();
-                    let (patience, is_last) = self.patience(&connection);
-                    // What has arrived is read, however late it is that there was a thread.
-                    let patience = if first { patience.max(SHORT_STAY) } else { patience };
-                    first = false;
-                    let until = now + patience;
-                    let read = match patience.is_zero() {
-                        true => Err(Stopped::Late),
-                        false => {
+                    if connection.deadline <= now {
+                        step = connection.late();
+                        continue;
+                    }
+                    let is_last = self.waiting.is_closing() && connection.is_silent();
+                    let until = match () {
+                        () if is_last => *last_look.get_or_insert(now + LAST_LOOK),
+                        () if connection.is_writing() => now,
+                        () => now + self.patience(),
+                    };
+                    let read = match until > now {
+                        true => {
                             self.waiting.unwatch(&mut connection);
-                            connection.read_until(until.min(connection.deadline.max(now + SHORT_STAY)))
+                            connection.read_until(until.min(connection.deadline))
                         }
+                        false => Err(Stopped::Late),
                     };
                     match read {
                         Ok(()) => connection.step(&self.limits),
                         Err(Stopped::Gone) => return,
-                        Err(Stopped::Late) if connection.deadline <= Instant::now() => connection.late(),
                         Err(Stopped::Late) if is_last => return,
-                        // The server has begun to close meanwhile.
-                        Err(Stopped::Late) if self.waiting.is_closing() && connection.is_silent() => Step::More,
+                        // Found to be late above, or given a last look.
+                        Err(Stopped::Late)
+                            if connection.deadline <= Instant::now()
+                                || (self.waiting.is_closing() && connection.is_silent()) =>
+                        {
+                            Step::More
+                        }
                         Err(Stopped::Late) => match self.waiting.park(connection) {
-                            None => return,
-                            // There is too much that waits already: so it is waited for here.
-                            Some(back) => {
+                            Ok(()) => return,
+                            // What others have not finished takes all the room that there is.
+                            Err(back) if back.is_writing() => return back.reset(),
+                            Err(back) => {
                                 connection = back;
-                                match connection.read_until(connection.deadline) {
-                                    Ok(()) => connection.step(&self.limits),
-                                    Err(Stopped::Gone) => return,
-                                    Err(Stopped::Late) => connection.late(),
-                                }
+                                Step::Refused(503)
                             }
                         },
                     }
@@ -338,25 +351,24 @@ impl Shared {
         }
     }
 
-    /// How long a thread stays with a connection on which nothing arrives, and whether it ends then.
-    fn patience(&self, connection: &Connection) -> (Duration, bool) {
+    /// How long a thread stays with a connection on which nothing arrives.
+    fn patience(&self) -> Duration {
         let waiting = &self.waiting;
         match () {
-            () if waiting.is_closing() && connection.is_silent() => (LAST_LOOK, true),
-            () if waiting.ready() > 0 || !waiting.is_watched() => (Duration::ZERO, false),
-            () if waiting.is_roomy() => (STAY, false),
-            () => (SHORT_STAY, false),
+            () if waiting.ready() > 0 || !waiting.is_watched() => Duration::ZERO,
+            () if waiting.is_roomy() => STAY,
+            () => SHORT_STAY,
         }
     }
 
-    /// Answers a request, and says whether the connection is still of use.
+    /// Answers a request.
     fn answer<F: Fn(&Request, Result<(), BodyError>) -> Response>(
         &self,
         connection: &mut Connection,
         head: Head,
         body: Result<Vec<u8>, BodyError>,
         answer: &F,
-    ) -> bool {
+    ) {
         let (body, read) = match body {
             Ok(body) => (body, Ok(())),
             Err(error) => (Vec::new(), Err(error)),
@@ -375,13 +387,17 @@ impl Shared {
             // A request that is here already is answered before the place is given to someone else.
             && (connection.has_more() || !self.waiting.is_full())
             && !asks_to_close(&response);
-        let Ok(encoded) = encode(response, version, stays, is_head) else { return false };
-        if !connection.write(&encoded, self.limits.write_timeout) {
-            return false;
+        let after = match () {
+            () if stays => After::Next,
+            // A client that asked for the end sends nothing more; any other may be about to.
+            () if keeps_alive || read.is_err() => After::Linger,
+            () => After::End,
+        };
+        match encode(response, version, stays, is_head) {
+            Ok(encoded) => connection.respond(encoded, after, &self.limits),
+            // Nobody knows how much of it was there.
+            Err(_) => connection.respond(Vec::new(), After::End, &self.limits),
         }
-        connection.answered(&self.limits);
-        // A client that asked for the end sends nothing more; any other may be about to.
-        stays || ((keeps_alive || read.is_err()) && connection.linger())
     }
 }
 
@@ -394,12 +410,16 @@ mod tests {
 
     use super::*;
 
+    /// More than the kernel keeps for a connection.
+    const LONG: usize = 10 << 20;
+
     fn serve(limits: Limits) -> Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         start(listener, limits, |request, body| match (request.url().as_str(), body) {
             ("/panic", _) => panic!("asked to"),
+            ("/long", _) => Response::text("x".repeat(LONG) + "end"),
             ("/waits", _) => {
-                pause(Duration::from_secs(1));
+                pause(Duration::from_secs(3));
                 Response::text("waited")
             }
             (_, Err(BodyError::TimedOut)) => Response::text("late").with_status_code(408),
@@ -511,6 +531,83 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_read_holds_no_thread_and_gets_all_of_it_when_they_do() {
+        let server = serve(Limits { threads: 2, ..Limits::default() });
+        let mut slow: Vec<_> = (0..3)
+            .map(|_| {
+                let mut stream = connect(&server);
+                stream.write_all(b"GET /long HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+                stream
+            })
+            .collect();
+        pause(Duration::from_millis(100));
+        ask(&server, ASKS_LAST);
+        for stream in &mut slow {
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).expect("all of it");
+            assert!(answer.len() > LONG && answer.ends_with(b"end"), "{}", answer.len());
+        }
+        assert!(server.close(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn who_never_reads_is_cut_in_the_time_for_a_response() {
+        let server = serve(Limits { threads: 2, write_timeout: Duration::from_millis(300), ..Limits::default() });
+        let mut stream = connect(&server);
+        stream.write_all(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        pause(Duration::from_secs(1));
+        let mut answer = Vec::new();
+        assert!(stream.read_to_end(&mut answer).is_err() || answer.len() < LONG, "{}", answer.len());
+        assert!(server.close(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_deadline_is_one_however_the_bytes_trickle() {
+        let limit = Duration::from_millis(300);
+        let server = serve(Limits { head_timeout: limit, body_timeout: limit, ..Limits::default() });
+        let starts: [&[u8]; 2] =
+            [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;"];
+        for start in starts {
+            let mut stream = connect(&server);
+            stream.write_all(start).expect("sent");
+            let started = Instant::now();
+            // More often than a thread would stay for.
+            while stream.write_all(b"a").is_ok() && started.elapsed() < Duration::from_secs(5) {
+                pause(Duration::from_micros(500));
+            }
+            assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        }
+        assert!(server.close(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn parts_of_requests_are_kept_up_to_a_limit_and_small_ones_in_any_case() {
+        let server = serve(Limits { threads: 4, connections: 2000, ..Limits::default() });
+        let head = |length: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let mut small: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+        small.iter_mut().for_each(|stream| stream.write_all(head(4).as_bytes()).expect("sent"));
+        // Each keeps nearly 64 KiB.
+        let mut part = head(60_000).into_bytes();
+        part.resize(part.len() + 59_000, b'x');
+        let mut large: Vec<_> = (0..700).map(|_| connect(&server)).collect();
+        large.iter_mut().for_each(|stream| drop(stream.write_all(&part)));
+        pause(Duration::from_millis(300));
+        let mut statuses = Vec::new();
+        for stream in &mut large {
+            stream.set_read_timeout(Some(Duration::from_millis(1))).expect("set");
+            let mut answer = [0; 64];
+            if let Ok(length @ 1..) = stream.read(&mut answer) {
+                statuses.push(String::from_utf8_lossy(&answer[..length]).get(..12).map(str::to_owned));
+            }
+        }
+        assert!((100..=400).contains(&statuses.len()), "{}", statuses.len());
+        assert!(statuses.iter().all(|status| status.as_deref() == Some("HTTP/1.1 503")), "{statuses:?}");
+        small.iter_mut().for_each(|stream| assert_kept(&answer_to(stream, b"abcd")));
+        drop(large);
+        assert!(server.close(Duration::from_secs(5)));
+    }
+
+    #[test]
     fn many_that_ask_all_the_time_share_few_threads() {
         let server = serve(Limits { threads: 3, ..Limits::default() });
         let asked: Vec<_> = thread::scope(|scope| {
@@ -539,12 +636,18 @@ mod tests {
         // All four go on asking, so that none is silent for long; the next to come is accepted all the same.
         let mut more = connect(&server);
         more.write_all(ASKS).expect("sent");
-        let ended =
-            (0..1000).any(|_| kept.iter_mut().any(|stream| answer_to(stream, ASKS).contains("Connection: close")));
-        assert!(ended, "nobody made room");
+        let mut has_ended = |stream: &mut TcpStream| {
+            let mut answer = [0; 512];
+            let length = stream.write_all(ASKS).and_then(|()| stream.read(&mut answer)).unwrap_or(0);
+            length == 0 || String::from_utf8_lossy(&answer[..length]).contains("Connection: close")
+        };
+        assert!((0..1000).any(|_| kept.iter_mut().any(&mut has_ended)), "nobody made room");
         assert!(more.read(&mut [0; 512]).expect("an answer") > 0);
         drop((more, kept));
-        pause(Duration::from_millis(200));
+        let started = Instant::now();
+        while server.shared.waiting.open.load(SeqCst) > 0 && started.elapsed() < Duration::from_secs(10) {
+            pause(Duration::from_millis(10));
+        }
         // Silent ones make room at once, those that have asked already before the others.
         let mut silent: Vec<_> = (0..4).map(|_| connect(&server)).collect();
         silent.iter_mut().take(2).for_each(|stream| assert_kept(&answer_to(stream, ASKS)));
@@ -557,7 +660,7 @@ mod tests {
 
     #[test]
     fn threads_are_started_as_they_are_needed_and_end_when_they_are_not() {
-        let server = serve(Limits { threads: 80, thread_idle: Duration::from_millis(200), ..Limits::default() });
+        let server = serve(Limits { threads: 80, thread_idle: Duration::from_secs(1), ..Limits::default() });
         let count = || lock(&server.shared.threads).iter().flatten().filter(|thread| !thread.is_finished()).count();
         assert_eq!(count(), waiting::FIRST_THREADS);
         // All wait in their handlers, so that each needs a thread, those after the first 64 as well.
@@ -565,7 +668,7 @@ mod tests {
         asking.iter_mut().for_each(|stream| stream.write_all(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent"));
         let started = Instant::now();
         ask(&server, ASKS_LAST);
-        assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
         assert!(count() > 64, "{}", count());
         asking.iter_mut().for_each(|stream| assert_kept(&answer_to(stream, b"")));
         let started = Instant::now();

@@ -1,7 +1,7 @@
 //! One client's connection: what it has sent, how far a request has come, and how long each part may take.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read},
     net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -11,6 +11,10 @@ use std::{
 };
 
 use rouille::Response;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
 use socket2::SockRef;
 
 use super::{
@@ -23,10 +27,14 @@ const IDLE_BUFFER_BYTES: usize = 4 << 10;
 /// How long and how much a client may go on sending while it is told that its request is refused.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
+/// So much is read at a time.
+const CHUNK_BYTES: usize = 8 << 10;
 /// The kernel waits no longer than this at a time.
 const RECHECK: Duration = Duration::from_millis(500);
 /// How late the end of a wait may be noticed.
 const NEARLY: Duration = Duration::from_millis(5);
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What a connection is in the middle of.
 #[derive(Debug)]
@@ -37,8 +45,20 @@ enum Phase {
     Head,
     /// All of its head has, and maybe a part of its body.
     Body(Box<Head>, Option<ChunkDecoder>),
+    /// A response, of which the client has taken so many bytes, and what comes after it.
+    Response(Vec<u8>, usize, After),
     /// The last word is said, and what still comes is thrown away: so many bytes until now.
     Lingering(usize),
+}
+
+/// What comes after a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// The next request.
+    Next,
+    /// Whatever the client still sends: closing a socket with unread input would destroy our last words.
+    Linger,
+    End,
 }
 
 /// What can be done with what has come.
@@ -46,8 +66,10 @@ enum Phase {
 pub enum Step {
     /// A request, or one whose body cannot be read.
     Request(Box<Head>, Result<Vec<u8>, BodyError>),
-    /// Nothing before more comes.
+    /// Nothing before more comes, or more is taken.
     More,
+    /// The client has taken a response, and may ask again.
+    Answered,
     /// To tell the client by a bare response of this status, which is the last.
     Refused(u16),
     /// Nothing ever.
@@ -70,6 +92,8 @@ pub struct Connection {
     pub served: usize,
     /// Whether the poller is to be told what arrives.
     pub is_watched: bool,
+    /// What it was last counted as keeping, in bytes.
+    pub counted: usize,
     /// Since when it is silent.
     pub since: Instant,
     /// When what it is in the middle of has to be over.
@@ -77,8 +101,7 @@ pub struct Connection {
     phase: Phase,
     /// What has come and was not looked at yet.
     buffer: Vec<u8>,
-    read_patience: Patience,
-    write_patience: Patience,
+    patience: Patience,
     _open: Open,
 }
 
@@ -124,12 +147,12 @@ impl Connection {
             peer,
             served: 0,
             is_watched: false,
+            counted: 0,
             since,
             deadline: since + limits.head_timeout,
             phase: Phase::Silence,
             buffer: Vec::new(),
-            read_patience: Patience::default(),
-            write_patience: Patience::default(),
+            patience: Patience::default(),
             _open: open,
         }
     }
@@ -144,11 +167,18 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
-    /// What it keeps allocated for what has come of a request, about; nothing while it is silent.
+    /// Whether it waits for the client to take something, not to send it.
+    pub fn is_writing(&self) -> bool {
+        matches!(self.phase, Phase::Response(..))
+    }
+
+    /// What it keeps allocated for what has come of a request or was not taken of a response, about; nothing while it is
+    /// silent.
     pub fn held_bytes(&self) -> usize {
         let (head, body) = match &self.phase {
-            Phase::Silence => return 0,
-            Phase::Head | Phase::Lingering(_) => (0, 0),
+            Phase::Silence | Phase::Lingering(_) => return 0,
+            Phase::Head => (0, 0),
+            Phase::Response(bytes, ..) => (0, bytes.capacity()),
             Phase::Body(head, decoder) => {
                 let fields = head.headers.iter().map(|(name, value)| name.len() + value.len() + 48);
                 (fields.sum(), decoder.as_ref().map_or(0, |decoder| decoder.body.capacity()))
@@ -157,12 +187,10 @@ impl Connection {
         self.buffer.capacity() + head + body
     }
 
-    /// Goes on to the next request.
-    pub fn answered(&mut self, limits: &Limits) {
-        self.served += 1;
-        self.phase = Phase::Silence;
-        self.since = Instant::now();
-        self.deadline = self.since + limits.idle_timeout;
+    /// Begins to send a response, which the client has to take within its time.
+    pub fn respond(&mut self, response: Vec<u8>, after: After, limits: &Limits) {
+        self.phase = Phase::Response(response, 0, after);
+        self.deadline = Instant::now() + limits.write_timeout;
     }
 
     /// Takes from what has come the next request, as far as there is one.
@@ -213,12 +241,37 @@ impl Connection {
                     let Some(body) = body else { return Step::More };
                     match std::mem::replace(&mut self.phase, Phase::Silence) {
                         Phase::Body(head, _) => return Step::Request(head, body),
-                        Phase::Silence | Phase::Head | Phase::Lingering(_) => return Step::End,
+                        Phase::Silence | Phase::Head | Phase::Response(..) | Phase::Lingering(_) => return Step::End,
+                    }
+                }
+                Phase::Response(bytes, taken, after) => {
+                    let after = *after;
+                    while let Some(rest) = bytes.get(*taken..).filter(|rest| !rest.is_empty()) {
+                        match send(&*self.stream, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                            Ok(length) => *taken += length,
+                            Err(Errno::INTR) => {}
+                            Err(Errno::AGAIN) => return Step::More,
+                            Err(_) => return Step::End,
+                        }
+                    }
+                    match after {
+                        After::Next => {
+                            self.served += 1;
+                            self.phase = Phase::Silence;
+                            self.since = Instant::now();
+                            self.deadline = self.since + limits.idle_timeout;
+                            return Step::Answered;
+                        }
+                        After::Linger if self.stream.shutdown(Shutdown::Write).is_ok() => {
+                            self.phase = Phase::Lingering(0);
+                            self.deadline = Instant::now() + LINGER;
+                        }
+                        After::Linger | After::End => return Step::End,
                     }
                 }
                 Phase::Lingering(taken) => {
                     *taken += self.buffer.len();
-                    self.buffer.clear();
+                    self.buffer = Vec::new();
                     return if *taken < LINGER_BYTES { Step::More } else { Step::End };
                 }
             }
@@ -240,8 +293,12 @@ impl Connection {
         };
         self.deadline = Instant::now() + limits.body_timeout;
         // The client waits for it to send its body.
-        if head.expects_continue && is_waiting && !self.write(b"HTTP/1.1 100 Continue\r\n\r\n", limits.write_timeout) {
-            return Err(Step::End);
+        if head.expects_continue && is_waiting {
+            let sent = send(&*self.stream, CONTINUE, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            // Who has not even taken that much of what was sent before waits in vain.
+            if sent != Ok(CONTINUE.len()) {
+                return Err(Step::End);
+            }
         }
         let decoder = (head.body == Framing::Chunked).then(|| ChunkDecoder::new(limits.body_bytes, limits.head_bytes));
         self.phase = Phase::Body(head, decoder);
@@ -254,20 +311,57 @@ impl Connection {
             Phase::Silence if self.served > 0 => Step::End,
             Phase::Silence | Phase::Head => Step::Refused(408),
             Phase::Body(head, _) => Step::Request(head, Err(BodyError::TimedOut)),
+            Phase::Response(..) => {
+                self.reset();
+                Step::End
+            }
             Phase::Lingering(_) => Step::End,
         }
     }
 
+    /// Lets the kernel forget what the client has not taken.
+    pub fn reset(&self) {
+        drop(SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)));
+    }
+
+    /// Reads what has arrived, as far as a request could be as long.
+    pub fn read_now(&mut self, limits: &Limits) -> Result<(), Stopped> {
+        let mut chunk = [0; CHUNK_BYTES];
+        let mut some = false;
+        while self.buffer.len() < limits.head_bytes + limits.body_bytes {
+            match recv(&*self.stream, &mut chunk[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) if !some => return Err(Stopped::Gone),
+                Ok((length, _)) => {
+                    self.buffer.extend_from_slice(chunk.get(..length).unwrap_or_default());
+                    some = true;
+                    if length < CHUNK_BYTES {
+                        break;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(Stopped::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something has arrived that was not read yet.
+    pub fn has_arrived(&self) -> bool {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        recv(&*self.stream, &mut [0; 1][..], flags).is_ok_and(|(length, _)| length > 0)
+    }
+
     /// Waits for more bytes until then.
     pub fn read_until(&mut self, until: Instant) -> Result<(), Stopped> {
-        let mut chunk = [0; 8 << 10];
+        let mut chunk = [0; CHUNK_BYTES];
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Stopped::Late);
             }
             let mut stream = &*self.stream;
-            if self.read_patience.set(left, |patience| stream.set_read_timeout(patience)).is_err() {
+            if self.patience.set(left, |patience| stream.set_read_timeout(patience)).is_err() {
                 return Err(Stopped::Gone);
             }
             match stream.read(&mut chunk) {
@@ -291,48 +385,15 @@ impl Connection {
         self.buffer.drain(..empty);
     }
 
-    /// Writes all of it within `limit`, or resets the connection.
-    pub fn write(&mut self, mut bytes: &[u8], limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut stream = &*self.stream;
-        while !bytes.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let written = if left.is_zero() {
-                Err(ErrorKind::TimedOut.into())
-            } else {
-                let set = self.write_patience.set(left, |patience| stream.set_write_timeout(patience));
-                set.and_then(|()| stream.write(bytes))
-            };
-            match written {
-                Ok(length) if length > 0 => bytes = bytes.get(length..).unwrap_or_default(),
-                // Late only when the deadline says so, which is found out above.
-                Err(error)
-                    if !left.is_zero()
-                        && matches!(
-                            error.kind(),
-                            ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
-                        ) => {}
-                Ok(_) | Err(_) => {
-                    // Otherwise the kernel would keep what the client does not take.
-                    drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    /// Answers a head that is not a request, and says whether the client may still read that.
-    pub fn refuse(&mut self, status: u16, limit: Duration) -> bool {
+    /// Answers a head that is not a request.
+    pub fn refuse(&mut self, status: u16, limits: &Limits) -> Step {
         let response = Response::empty_204().with_status_code(status);
-        let encoded = encode(response, Version::Http11, false, false);
-        encoded.is_ok_and(|encoded| self.write(&encoded, limit)) && self.linger()
-    }
-
-    /// Lets the client read our last words: closing a socket with unread input would destroy them.
-    pub fn linger(&mut self) -> bool {
-        self.phase = Phase::Lingering(0);
-        self.deadline = Instant::now() + LINGER;
-        self.stream.shutdown(Shutdown::Write).is_ok()
+        match encode(response, Version::Http11, false, false) {
+            Ok(encoded) => {
+                self.respond(encoded, After::Linger, limits);
+                self.step(limits)
+            }
+            Err(_) => Step::End,
+        }
     }
 }

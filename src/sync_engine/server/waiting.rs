@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, ErrorKind},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -20,6 +20,8 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
+use rustix::io::Errno;
+use socket2::SockRef;
 
 use super::{
     Limits,
@@ -41,7 +43,7 @@ const TICK: Duration = Duration::from_millis(100);
 const FEW_THREADS: usize = 64;
 /// And more, when something has waited so long for one of those, and they take so long with each connection.
 const STALL: Duration = Duration::from_millis(15);
-const SLOW_ANSWER: Duration = Duration::from_micros(2500);
+const SLOW_ANSWER: Duration = Duration::from_millis(5);
 /// How soon it is looked again, while something waits for a thread, and while there is no room or no time left.
 const SOON: Duration = Duration::from_millis(2);
 const RETRY: Duration = Duration::from_millis(20);
@@ -52,13 +54,16 @@ const LAST_LOOK: Duration = Duration::from_millis(20);
 /// How long a connection may be silent, before its first request and between two, while others wait to be accepted.
 const FIRST_SILENCE: Duration = Duration::from_secs(1);
 const LATER_SILENCE: Duration = Duration::from_millis(100);
-/// Parts of requests that are kept without a thread, in bytes over all connections.
-const MOST_HELD_BYTES: usize = 16 << 20;
+/// Parts of requests and of responses that are kept without a thread, in bytes over all connections, and those of one
+/// connection that are kept in any case.
+const MOST_HELD_BYTES: usize = 32 << 20;
+const ALWAYS_HELD_BYTES: usize = 4 << 10;
 
 /// The connections that wait, for a byte or for a thread.
 #[derive(Debug)]
 pub struct Waiting {
     state: Mutex<State>,
+    listener: TcpListener,
     registry: Registry,
     waker: Waker,
     /// Of the thread that watches.
@@ -207,8 +212,9 @@ impl State {
     }
 
     fn take_ready(&mut self) -> Option<Box<Connection>> {
-        let ready = self.ready.pop_front()?;
+        let mut ready = self.ready.pop_front()?;
         self.taken += 1;
+        self.held_bytes = self.held_bytes.saturating_sub(std::mem::take(&mut ready.connection.counted));
         Some(ready.connection)
     }
 
@@ -224,9 +230,13 @@ impl State {
         })
     }
 
-    fn take_silent(&mut self, descriptor: usize) -> Option<Box<Connection>> {
+    /// Gives one that is silent, to be ended, unless a request has just arrived there.
+    fn take_silent(&mut self, descriptor: usize, now: Instant) -> Option<Box<Connection>> {
         let connection = self.silent.remove(&descriptor)?;
-        self.held_bytes = self.held_bytes.saturating_sub(connection.held_bytes());
+        if connection.has_arrived() {
+            self.add_ready(connection, now);
+            return None;
+        }
         Some(connection)
     }
 }
@@ -249,7 +259,8 @@ impl Waiting {
             is_full: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
-            poller: Mutex::new(Poller::new(poll, listener)?),
+            poller: Mutex::new(Poller::new(poll, &listener)?),
+            listener,
         })
     }
 
@@ -359,22 +370,22 @@ impl Waiting {
         let mut poller = lock(&self.poller);
         loop {
             let now = Instant::now();
+            let (closing, open) = (self.is_closing(), self.open.load(SeqCst));
+            if closing {
+                poller.at_the_door = None;
+                if open == 0 || lock(&self.state).is_cut {
+                    self.end();
+                    return None;
+                }
+            }
             if let Some(found) = self.with_state(|state| state.found(now)) {
                 return Some(found);
             }
-            let (closing, open) = (self.is_closing(), self.open.load(SeqCst));
-            if closing && poller.listener.take().is_some() {
-                poller.at_the_door = None;
-                poller.wait(self, Some(LAST_LOOK));
-                self.end_silent();
-            } else if closing && (open == 0 || lock(&self.state).is_cut) {
-                self.end();
-                return None;
-            } else {
-                let timeout = poller.timeout(self, closing, open);
-                poller.wait(self, timeout);
+            let timeout = poller.timeout(self, closing, open);
+            poller.wait(self, timeout);
+            if !self.is_closing() {
+                poller.accept(self, limits);
             }
-            poller.accept(self, limits);
             let now = Instant::now();
             if now.duration_since(poller.looked_for_late) >= TICK {
                 let passed = now.duration_since(std::mem::replace(&mut poller.looked_for_late, now));
@@ -384,38 +395,44 @@ impl Waiting {
         }
     }
 
-    /// Waits for more bytes without a thread. Gives the connection back when too much is kept like that already.
-    pub fn park(&self, mut connection: Box<Connection>) -> Option<Box<Connection>> {
+    /// Waits for more bytes, or for the client to take some, without a thread.
+    ///
+    /// # Errors
+    /// Gives the connection back when too much is kept like that already.
+    pub fn park(&self, mut connection: Box<Connection>) -> Result<(), Box<Connection>> {
         let stream = Arc::clone(&connection.stream);
-        let Ok(descriptor) = usize::try_from(stream.as_raw_fd()) else { return None };
+        let interest = if connection.is_writing() { Interest::WRITABLE } else { Interest::READABLE };
+        let (fd, bytes) = (stream.as_raw_fd(), connection.held_bytes());
+        let Ok(descriptor) = usize::try_from(fd) else { return Ok(()) };
         let was_watched = std::mem::replace(&mut connection.is_watched, true);
-        let bytes = connection.held_bytes();
         // First, so that whoever is told of a byte finds it.
-        let refused = self.with_state(|state| {
+        self.with_state(|state| {
             if state.is_cut || (self.is_closing() && connection.is_silent()) {
-                return None;
+                return Ok(());
             }
-            if bytes > 0 && state.held_bytes + bytes > MOST_HELD_BYTES {
-                connection.is_watched = was_watched;
-                return Some(connection);
+            if bytes > ALWAYS_HELD_BYTES && state.held_bytes + bytes > MOST_HELD_BYTES {
+                return Err(connection);
             }
+            connection.counted = bytes;
             state.held_bytes += bytes;
             state.silent.insert(descriptor, connection);
-            None
-        });
-        if refused.is_some() {
-            return refused;
-        }
+            Ok(())
+        })?;
         // Either way, what has arrived already is told of once more.
-        let (fd, token) = (stream.as_raw_fd(), Token(descriptor));
-        let watched = match was_watched {
-            true => self.registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE),
-            false => self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE),
-        };
+        let add = || self.registry.register(&mut SourceFd(&fd), Token(descriptor), interest);
+        let change = || self.registry.reregister(&mut SourceFd(&fd), Token(descriptor), interest);
+        // Where another thread has had it meanwhile, it may be there already, or no longer.
+        let watched = if was_watched { change().or_else(|_| add()) } else { add().or_else(|_| change()) };
         if watched.is_err() {
-            drop(self.with_state(|state| state.take_silent(descriptor)));
+            // Its thread finds out what there is about it.
+            self.awake(&[descriptor]);
         }
-        None
+        Ok(())
+    }
+
+    /// Puts a connection at the end of those that wait for a thread.
+    pub fn queue(&self, connection: Box<Connection>) {
+        self.with_state(|state| state.add_ready(connection, Instant::now()));
     }
 
     /// No longer wakes the poller for what arrives there.
@@ -426,9 +443,23 @@ impl Waiting {
         }
     }
 
-    /// Accepts no more, and ends what is silent.
+    /// Accepts no more, and ends what is silent, but for requests that are about to arrive.
     pub fn close(&self) {
         self.closing.store(true, SeqCst);
+        // On Linux new connections are refused from here on; elsewhere as soon as a thread has nothing else to do.
+        drop(SockRef::from(&self.listener).shutdown(Shutdown::Both));
+        self.wake();
+        let until = Instant::now() + LAST_LOOK;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            thread::park_timeout(left);
+        }
+        let now = Instant::now();
+        let ended: Vec<_> = self.with_state(|state| {
+            let silent = state.silent.iter().filter(|(_, connection)| connection.is_silent());
+            let silent: Vec<_> = silent.map(|(descriptor, _)| *descriptor).collect();
+            silent.into_iter().filter_map(|descriptor| state.take_silent(descriptor, now)).collect()
+        });
+        drop(ended);
         self.wake();
     }
 
@@ -461,7 +492,7 @@ impl Waiting {
         self.with_state(|state| {
             for descriptor in descriptors {
                 // Whoever is attended to is read from there.
-                if let Some(connection) = state.take_silent(*descriptor) {
+                if let Some(connection) = state.silent.remove(descriptor) {
                     state.add_ready(connection, now);
                 }
             }
@@ -478,7 +509,7 @@ impl Waiting {
                 }
             }
             for descriptor in late {
-                if let Some(connection) = state.take_silent(descriptor) {
+                if let Some(connection) = state.silent.remove(&descriptor) {
                     state.add_ready(connection, now);
                 }
             }
@@ -495,19 +526,10 @@ impl Waiting {
             });
             let mut silent: Vec<_> = silent.map(|(descriptor, connection)| (connection.since, *descriptor)).collect();
             silent.sort_unstable();
-            silent.into_iter().take(most).filter_map(|(_, descriptor)| state.take_silent(descriptor)).collect()
+            let longest = silent.into_iter().take(most);
+            longest.filter_map(|(_, descriptor)| state.take_silent(descriptor, now)).collect()
         });
         !ended.is_empty()
-    }
-
-    /// Ends all that are silent.
-    fn end_silent(&self) {
-        let ended: Vec<_> = self.with_state(|state| {
-            let silent = state.silent.iter().filter(|(_, connection)| connection.is_silent());
-            let silent: Vec<_> = silent.map(|(descriptor, _)| *descriptor).collect();
-            silent.into_iter().filter_map(|descriptor| state.take_silent(descriptor)).collect()
-        });
-        drop(ended);
     }
 }
 
@@ -516,13 +538,13 @@ impl Waiting {
 struct Poller {
     poll: Poll,
     events: Events,
-    /// Until the server closes.
-    listener: Option<TcpListener>,
     /// Who was accepted and has no place yet.
     at_the_door: Option<(TcpStream, SocketAddr)>,
     /// Whether somebody may wait to be accepted, and from when on it is tried.
     may_accept: bool,
     accept_from: Instant,
+    /// When it is tried again to make room.
+    reclaim_from: Instant,
     looked_for_late: Instant,
     /// So that the log has one line per shortage.
     is_short: bool,
@@ -530,17 +552,17 @@ struct Poller {
 }
 
 impl Poller {
-    fn new(poll: Poll, listener: TcpListener) -> io::Result<Self> {
+    fn new(poll: Poll, listener: &TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
         let now = Instant::now();
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS),
-            listener: Some(listener),
             at_the_door: None,
             may_accept: true,
             accept_from: now,
+            reclaim_from: now,
             looked_for_late: now,
             is_short: false,
             awake: Vec::new(),
@@ -549,7 +571,7 @@ impl Poller {
 
     /// How long there is nothing to do but to wait.
     fn timeout(&self, waiting: &Waiting, closing: bool, open: usize) -> Option<Duration> {
-        let accepts = (self.may_accept || self.at_the_door.is_some()) && self.listener.is_some();
+        let accepts = (self.may_accept || self.at_the_door.is_some()) && !closing;
         match () {
             () if waiting.ready() > 0 => Some(SOON),
             () if accepts && !waiting.is_full() && !self.is_short => Some(Duration::ZERO),
@@ -583,7 +605,6 @@ impl Poller {
 
     /// Accepts those who wait for it, as far as there is room.
     fn accept(&mut self, waiting: &Waiting, limits: &Limits) {
-        let Some(listener) = &self.listener else { return };
         let mut now = Instant::now();
         let mut is_full = false;
         for _ in 0..EVENTS {
@@ -591,30 +612,38 @@ impl Poller {
                 if !self.may_accept || now < self.accept_from {
                     break;
                 }
-                match listener.accept() {
+                match waiting.listener.accept() {
                     Ok(accepted) => {
                         self.is_short = false;
                         self.at_the_door = Some(accepted);
                     }
                     Err(error) => match error.kind() {
                         ErrorKind::WouldBlock => self.may_accept = false,
+                        _ if waiting.is_closing() => break,
                         ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
                         _ => {
                             if !std::mem::replace(&mut self.is_short, true) {
                                 tracing::warn!(%error, "connections cannot be accepted for now");
                             }
                             now = Instant::now();
-                            self.accept_from = if waiting.reclaim(now, 1) { now } else { now + ACCEPT_BACKOFF };
+                            let lacks_descriptors =
+                                matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+                            let freed = lacks_descriptors && waiting.reclaim(now, 1);
+                            self.accept_from = if freed { now } else { now + ACCEPT_BACKOFF };
                         }
                     },
                 }
             }
-            if self.at_the_door.is_some()
-                && waiting.open.load(SeqCst) >= limits.connections
-                && !waiting.reclaim(now, limits.connections / EVENTS + 1)
-            {
-                is_full = true;
-                break;
+            if self.at_the_door.is_some() && waiting.open.load(SeqCst) >= limits.connections {
+                // Not all the time: each look is at all of them.
+                let is_due = now >= self.reclaim_from;
+                if !is_due || !waiting.reclaim(now, limits.connections / EVENTS + 1) {
+                    if is_due {
+                        self.reclaim_from = now + RETRY;
+                    }
+                    is_full = true;
+                    break;
+                }
             }
             let Some((stream, peer)) = self.at_the_door.take() else { continue };
             // Elsewhere than on Linux it is as its listener is.
