@@ -76,7 +76,9 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             };
             let pump = Pump::start(settings, &ports)?;
             let renewer = Renewer::start(&ports)?;
-            let server = sync_engine::start(settings, listener, ports, Arc::clone(&edge))?;
+            let mut settings = settings.clone();
+            settings.engines.v1.connections = connections_of_v1(&settings);
+            let server = sync_engine::start(&settings, listener, ports, Arc::clone(&edge))?;
             tracing::info!(engine = "sync", address = %server.address(), "listening");
             Some((server, pump, renewer))
         }
@@ -129,6 +131,11 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+// What is open besides the connections of clients.
+fn other_descriptors(settings: &Settings) -> u64 {
+    u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2 + 32
+}
+
 // Each connection is a descriptor; as many as v1 has threads must be possible at least.
 fn raise_descriptor_limit(settings: &Settings) -> Result<(), Failure> {
     let limits = getrlimit(Resource::Nofile);
@@ -136,8 +143,7 @@ fn raise_descriptor_limit(settings: &Settings) -> Result<(), Failure> {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum });
     let engine = &settings.engines.v1;
     let threads = if engine.enabled { u64::try_from(engine.threads)? } else { 0 };
-    let pools = u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2;
-    let needed = threads + pools + 32;
+    let needed = threads + other_descriptors(settings);
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < needed => Err(format!(
             "the configuration needs at least {needed} file descriptors and the limit is {limit}: \
@@ -146,6 +152,18 @@ fn raise_descriptor_limit(settings: &Settings) -> Result<(), Failure> {
         .into()),
         _ => Ok(()),
     }
+}
+
+// So many that the databases and the other engine find descriptors, too: what silent connections take is missing there.
+fn connections_of_v1(settings: &Settings) -> usize {
+    let engines = &settings.engines;
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return engines.v1.connections };
+    let share = limit.saturating_sub(other_descriptors(settings)) / if engines.v2.enabled { 2 } else { 1 };
+    let possible = usize::try_from(share).unwrap_or(usize::MAX).max(1);
+    if possible < engines.v1.connections {
+        tracing::info!(connections = possible, "v1 takes fewer connections than it may: descriptors are few");
+    }
+    engines.v1.connections.min(possible)
 }
 
 // A restart must not wait for the old connections' last state.

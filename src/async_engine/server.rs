@@ -20,12 +20,16 @@ use actix_web::rt::{self, net::TcpStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     select,
-    sync::Notify,
+    sync::{Notify, Semaphore, SemaphorePermit},
     time::{sleep_until, timeout},
 };
 
 /// How many connections of a worker keep actix's part between their requests, which is a little faster.
-pub const KEPT: usize = 64;
+const KEPT: usize = 16;
+/// How many others have it at a time, and how long one keeps the next out, and waits for a place at most: what takes
+/// longer does not keep the worker busy.
+const PLACES: usize = 128;
+const PLACE: Duration = Duration::from_millis(25);
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +58,7 @@ where
     fn_factory(move || {
         let (made, ending) = (http.new_service(()), ending.clone());
         async move {
-            let (http, worker) = (Rc::new(made.await?), Rc::new(Worker::default()));
+            let (http, worker) = (Rc::new(made.await?), Rc::new(Worker::new()));
             let told = Rc::clone(&worker);
             rt::spawn(async move {
                 ending.notified().await;
@@ -67,26 +71,42 @@ where
 }
 
 /// What the connections of a worker share.
-#[derive(Default)]
 struct Worker {
-    // With actix's part.
-    attended: Cell<usize>,
+    // With actix's part, for as long as they last.
+    kept: Cell<usize>,
+    // For the others, in the order of their coming.
+    places: Semaphore,
     is_ending: Cell<bool>,
     ending: Notify,
 }
 
-struct Attended<'a>(&'a Worker);
+impl Worker {
+    fn new() -> Self {
+        Self { kept: Cell::new(0), places: Semaphore::new(PLACES), is_ending: Cell::new(false), ending: Notify::new() }
+    }
 
-impl<'a> Attended<'a> {
-    fn new(worker: &'a Worker) -> Self {
-        worker.attended.update(|count| count + 1);
-        Self(worker)
+    // A place, if there is one in time.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        match self.places.try_acquire() {
+            Ok(place) => Some(place),
+            Err(_) => timeout(PLACE, self.places.acquire()).await.ok()?.ok(),
+        }
     }
 }
 
-impl Drop for Attended<'_> {
+/// Counts those that keep actix's part.
+struct Kept<'a>(Option<&'a Cell<usize>>);
+
+impl<'a> Kept<'a> {
+    fn new(count: Option<&'a Cell<usize>>) -> Self {
+        count.inspect(|count| count.update(|kept| kept + 1));
+        Self(count)
+    }
+}
+
+impl Drop for Kept<'_> {
     fn drop(&mut self) {
-        self.0.attended.update(|count| count - 1);
+        self.0.inspect(|count| count.update(|kept| kept - 1));
     }
 }
 
@@ -111,12 +131,13 @@ where
                 return Ok(());
             }
         }
-        let _attended = Attended::new(&worker);
         // Those that came when there were few keep theirs, and need not be followed.
-        let is_kept = worker.attended.get() <= KEPT;
+        let is_kept = worker.kept.get() < KEPT;
+        let _kept = Kept::new(is_kept.then_some(&worker.kept));
+        let place = Cell::new(if is_kept { None } else { worker.place().await });
         *line.exchange.borrow_mut() = if is_kept { Exchange::Unclear } else { Exchange::None };
         let mut attending = Box::pin(http.call((Io(Rc::clone(&line)), peer)));
-        let mut late = pin!(line.late(patience));
+        let mut late = pin!(line.late(patience, &place));
         let ended = poll_fn(|context| match attending.as_mut().poll(context) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending if matches!(*line.exchange.borrow(), Exchange::Answered) => Poll::Ready(None),
@@ -183,7 +204,14 @@ impl Line {
 
     // Until the head of a request is overdue, or the taking of an answer. actix would watch over the first head of its
     // part only, over silence only as long as nothing of the next request was read, and over the other not at all.
-    async fn late(&self, patience: Patience) {
+    async fn late(&self, patience: Patience, place: &Cell<Option<SemaphorePermit<'_>>>) {
+        let held = place.take();
+        if held.is_some() {
+            place.set(held);
+            let first = PLACE.min(patience.head).min(patience.idle).min(patience.write);
+            sleep_until((Instant::now() + first).into()).await;
+            place.set(None);
+        }
         loop {
             let now = Instant::now();
             let end = match self.asked.get() {
