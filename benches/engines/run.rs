@@ -204,6 +204,7 @@ impl Run<'_> {
         let (silent, dripping, storm) = options.extras();
         let environment = [
             // Silent connections must leave room for others.
+            ("ENGINES__V1__CONNECTIONS", "12000".to_owned()),
             ("ENGINES__V2__CONNECTIONS", "12000".to_owned()),
             ("PASSWORDS__QUEUE", "64".to_owned()),
         ];

@@ -175,25 +175,21 @@ fn told(beside: &Beside) -> String {
 }
 
 fn silent(all: &[Beside]) -> [Target; 2] {
-    let mut v2 = Target::new(
-        "10 000 silent connections on v2",
-        "less than 120 MiB on a gateway that has not hashed yet, others unharmed",
-    );
-    let mut v1 = Target::new("Silent connections beyond v1's threads", "closed or kept waiting, others unharmed");
-    for beside in all.iter().filter(|beside| beside.what == "idle") {
-        let place = format!("{} connections", beside.clients);
-        if beside.engine == "v2" {
+    [("v1", "10 000 silent connections on v1"), ("v2", "10 000 silent connections on v2")].map(|(engine, name)| {
+        let mut target = Target::new(name, "less than 120 MiB on a gateway that has not hashed yet, others unharmed");
+        for beside in all.iter().filter(|beside| beside.what == "idle" && beside.engine == engine) {
             let at_rest = beside.memory_at_rest.unwrap_or(beside.memory);
-            let is_met = unharmed(beside) && at_rest < 120.0 && beside.failed == 0;
-            let found = format!("{at_rest:.0} MiB, {:.0} after hashes; {}", beside.memory, told(beside));
-            v2.find(place, found, is_met);
-        } else {
             let Beside { answered, waiting, closed, failed, .. } = beside;
             let fate = format!("{answered} answered, {waiting} waiting, {closed} closed, {failed} failed");
-            v1.find(place, format!("{fate}; {}", told(beside)), unharmed(beside) && beside.failed == 0);
+            let found = format!("{at_rest:.0} MiB, {:.0} after hashes; {fate}; {}", beside.memory, told(beside));
+            target.find(
+                format!("{} connections", beside.clients),
+                found,
+                unharmed(beside) && at_rest < 120.0 && *failed == 0 && *closed == 0,
+            );
         }
-    }
-    [v2, v1]
+        target
+    })
 }
 
 fn slow(all: &[Beside]) -> Target {
