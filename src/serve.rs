@@ -40,6 +40,9 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
     // From here on a signal is an orderly stop, however early it comes.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     raise_descriptor_limit(settings)?;
+    let mut settings = settings.clone();
+    bound_connections(&mut settings);
+    let settings = &settings;
     settings.create_data_dir()?;
     let keys = Arc::new(parts::keys(settings)?);
     migrations::prepare(settings, &keys)?;
@@ -76,9 +79,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
             };
             let pump = Pump::start(settings, &ports)?;
             let renewer = Renewer::start(&ports)?;
-            let mut settings = settings.clone();
-            settings.engines.v1.connections = connections_of_v1(&settings);
-            let server = sync_engine::start(&settings, listener, ports, Arc::clone(&edge))?;
+            let server = sync_engine::start(settings, listener, ports, Arc::clone(&edge))?;
             tracing::info!(engine = "sync", address = %server.address(), "listening");
             Some((server, pump, renewer))
         }
@@ -133,7 +134,10 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
 
 // What is open besides the connections of clients.
 fn other_descriptors(settings: &Settings) -> u64 {
-    u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2 + 32
+    // Each worker of v2 waits with a few of its own.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).max(settings.engines.v2.workers);
+    let workers = if settings.engines.v2.enabled { u64::try_from(workers).unwrap_or(1) * 4 } else { 0 };
+    u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2 + 32 + workers
 }
 
 // Each connection is a descriptor; as many as v1 has threads must be possible at least.
@@ -154,16 +158,20 @@ fn raise_descriptor_limit(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-// So many that the databases and the other engine find descriptors, too: what silent connections take is missing there.
-fn connections_of_v1(settings: &Settings) -> usize {
-    let engines = &settings.engines;
-    let Some(limit) = getrlimit(Resource::Nofile).current else { return engines.v1.connections };
-    let share = limit.saturating_sub(other_descriptors(settings)) / if engines.v2.enabled { 2 } else { 1 };
-    let possible = usize::try_from(share).unwrap_or(usize::MAX).max(1);
-    if possible < engines.v1.connections {
-        tracing::info!(connections = possible, "v1 takes fewer connections than it may: descriptors are few");
+// So many of one engine at most that the databases and the other find descriptors, too, whatever its clients do.
+fn bound_connections(settings: &mut Settings) {
+    let others = other_descriptors(settings);
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return };
+    let engines = &mut settings.engines;
+    let left = limit.saturating_sub(others);
+    let most = if engines.v1.enabled && engines.v2.enabled { left / 5 * 3 } else { left };
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+    for (engine, connections) in [("v1", &mut engines.v1.connections), ("v2", &mut engines.v2.connections)] {
+        if most < *connections {
+            tracing::info!(engine, connections = most, "fewer connections than it may have: descriptors are few");
+            *connections = most;
+        }
     }
-    engines.v1.connections.min(possible)
 }
 
 // A restart must not wait for the old connections' last state.

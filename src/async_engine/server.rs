@@ -27,7 +27,7 @@ use tokio::{
 /// How many connections of a worker keep actix's part between their requests, which is a little faster.
 const KEPT: usize = 16;
 /// How many others have it at a time, and how long one keeps the next out, and waits for a place at most: what takes
-/// longer does not keep the worker busy.
+/// longer does not keep the worker busy. That saves memory where many ask for what is answered soon; it is no bound.
 const PLACES: usize = 128;
 const PLACE: Duration = Duration::from_millis(25);
 

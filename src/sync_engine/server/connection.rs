@@ -172,6 +172,11 @@ impl Connection {
         matches!(self.phase, Phase::Response(..))
     }
 
+    /// What it keeps allocated for what has come and was not looked at.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// What it keeps allocated for what has come of a request or was not taken of a response, about; nothing while it is
     /// silent.
     pub fn held_bytes(&self) -> usize {
@@ -247,7 +252,7 @@ impl Connection {
                 Phase::Response(bytes, taken, after) => {
                     let after = *after;
                     while let Some(rest) = bytes.get(*taken..).filter(|rest| !rest.is_empty()) {
-                        match send(&*self.stream, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                        match send(&*self.stream, rest, SendFlags::DONTWAIT) {
                             Ok(length) => *taken += length,
                             Err(Errno::INTR) => {}
                             Err(Errno::AGAIN) => return Step::More,
@@ -294,7 +299,7 @@ impl Connection {
         self.deadline = Instant::now() + limits.body_timeout;
         // The client waits for it to send its body.
         if head.expects_continue && is_waiting {
-            let sent = send(&*self.stream, CONTINUE, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            let sent = send(&*self.stream, CONTINUE, SendFlags::DONTWAIT);
             // Who has not even taken that much of what was sent before waits in vain.
             if sent != Ok(CONTINUE.len()) {
                 return Err(Step::End);

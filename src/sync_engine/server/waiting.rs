@@ -54,10 +54,8 @@ const LAST_LOOK: Duration = Duration::from_millis(20);
 /// How long a connection may be silent, before its first request and between two, while others wait to be accepted.
 const FIRST_SILENCE: Duration = Duration::from_secs(1);
 const LATER_SILENCE: Duration = Duration::from_millis(100);
-/// Parts of requests and of responses that are kept without a thread, in bytes over all connections, and those of one
-/// connection that are kept in any case.
-const MOST_HELD_BYTES: usize = 32 << 20;
-const ALWAYS_HELD_BYTES: usize = 4 << 10;
+/// What is kept of a request in any case, however much others have sent.
+const ALWAYS_HELD_BYTES: usize = 8 << 10;
 
 /// The connections that wait, for a byte or for a thread.
 #[derive(Debug)]
@@ -85,8 +83,9 @@ pub struct Waiting {
 struct State {
     /// For a byte, by descriptor.
     silent: HashMap<usize, Box<Connection>>,
-    /// Bytes of requests that are there in part, of the silent ones.
+    /// Of requests that are there in part, and of responses that were not taken, of those that wait.
     held_bytes: usize,
+    untaken_bytes: usize,
     /// For a thread.
     ready: VecDeque<Ready>,
     /// How many of those were taken, ever.
@@ -214,7 +213,7 @@ impl State {
     fn take_ready(&mut self) -> Option<Box<Connection>> {
         let mut ready = self.ready.pop_front()?;
         self.taken += 1;
-        self.held_bytes = self.held_bytes.saturating_sub(std::mem::take(&mut ready.connection.counted));
+        self.discount(&mut ready.connection);
         Some(ready.connection)
     }
 
@@ -228,6 +227,21 @@ impl State {
             let busy = u32::try_from(self.busy()).unwrap_or(u32::MAX);
             waited >= STALL && waited.saturating_mul(busy) > SLOW_ANSWER.saturating_mul(taken)
         })
+    }
+
+    /// What a connection was counted with is counted no more.
+    fn discount(&mut self, connection: &mut Connection) {
+        let held = if connection.is_writing() { &mut self.untaken_bytes } else { &mut self.held_bytes };
+        *held = held.saturating_sub(std::mem::take(&mut connection.counted));
+    }
+
+    /// The connection whose response ought to have been taken before all others.
+    fn take_slowest(&mut self) -> Option<Box<Connection>> {
+        let writing = self.silent.iter().filter(|(_, connection)| connection.is_writing());
+        let slowest = writing.min_by_key(|(_, connection)| connection.deadline).map(|(descriptor, _)| *descriptor)?;
+        let mut slowest = self.silent.remove(&slowest)?;
+        self.discount(&mut slowest);
+        Some(slowest)
     }
 
     /// Gives one that is silent, to be ended, unless a request has just arrived there.
@@ -378,61 +392,79 @@ impl Waiting {
                     return None;
                 }
             }
+            // However many wait for a thread: others have to be accepted, read from and timed.
+            if now.duration_since(poller.looked) >= SOON {
+                poller.look(self, limits, Some(Duration::ZERO));
+            }
             if let Some(found) = self.with_state(|state| state.found(now)) {
                 return Some(found);
             }
             let timeout = poller.timeout(self, closing, open);
-            poller.wait(self, timeout);
-            if !self.is_closing() {
-                poller.accept(self, limits);
-            }
-            let now = Instant::now();
-            if now.duration_since(poller.looked_for_late) >= TICK {
-                let passed = now.duration_since(std::mem::replace(&mut poller.looked_for_late, now));
-                self.with_state(|state| state.calm_down(passed));
-                self.expire(now);
-            }
+            poller.look(self, limits, timeout);
         }
     }
 
     /// Waits for more bytes, or for the client to take some, without a thread.
     ///
     /// # Errors
-    /// Gives the connection back when too much is kept like that already.
-    pub fn park(&self, mut connection: Box<Connection>) -> Result<(), Box<Connection>> {
+    /// Gives the connection back when too much of requests is kept like that already.
+    pub fn park(&self, mut connection: Box<Connection>, limits: &Limits) -> Result<(), Box<Connection>> {
         let stream = Arc::clone(&connection.stream);
-        let interest = if connection.is_writing() { Interest::WRITABLE } else { Interest::READABLE };
-        let (fd, bytes) = (stream.as_raw_fd(), connection.held_bytes());
+        let (is_writing, fd, bytes) = (connection.is_writing(), stream.as_raw_fd(), connection.held_bytes());
         let Ok(descriptor) = usize::try_from(fd) else { return Ok(()) };
         let was_watched = std::mem::replace(&mut connection.is_watched, true);
-        // First, so that whoever is told of a byte finds it.
-        self.with_state(|state| {
+        let interest = if is_writing { Interest::WRITABLE } else { Interest::READABLE };
+        let add = || self.registry.register(&mut SourceFd(&fd), Token(descriptor), interest);
+        let change = || self.registry.reregister(&mut SourceFd(&fd), Token(descriptor), interest);
+        let ended = self.with_state(|state| {
             if state.is_cut || (self.is_closing() && connection.is_silent()) {
-                return Ok(());
+                return Ok(vec![connection]);
             }
-            if bytes > ALWAYS_HELD_BYTES && state.held_bytes + bytes > MOST_HELD_BYTES {
+            let mut ended = Vec::new();
+            if is_writing {
+                // The one that has been slow longest has to go.
+                while state.untaken_bytes + bytes > limits.held_bytes {
+                    let Some(slow) = state.take_slowest() else { break };
+                    ended.push(slow);
+                }
+                state.untaken_bytes += bytes;
+            } else {
+                if bytes > ALWAYS_HELD_BYTES && state.held_bytes + bytes > limits.held_bytes {
+                    return Err(connection);
+                }
+                state.held_bytes += bytes;
+            }
+            connection.counted = bytes;
+            state.silent.insert(descriptor, connection);
+            // Either way, what has arrived already is told of once more; whoever is told waits for the state.
+            let watched = if was_watched { change().or_else(|_| add()) } else { add().or_else(|_| change()) };
+            if watched.is_err() {
+                // Its thread finds out what there is about it.
+                if let Some(connection) = state.silent.remove(&descriptor) {
+                    state.add_ready(connection, Instant::now());
+                }
+            }
+            Ok(ended)
+        })?;
+        ended.iter().filter(|connection| connection.is_writing()).for_each(|connection| connection.reset());
+        Ok(())
+    }
+
+    /// Puts a connection that has sent its next request already at the end of those that wait for a thread.
+    ///
+    /// # Errors
+    /// Gives it back when too much of requests is kept already.
+    pub fn queue(&self, mut connection: Box<Connection>, limits: &Limits) -> Result<(), Box<Connection>> {
+        let bytes = connection.buffered_bytes();
+        self.with_state(|state| {
+            if bytes > ALWAYS_HELD_BYTES && state.held_bytes + bytes > limits.held_bytes {
                 return Err(connection);
             }
             connection.counted = bytes;
             state.held_bytes += bytes;
-            state.silent.insert(descriptor, connection);
+            state.add_ready(connection, Instant::now());
             Ok(())
-        })?;
-        // Either way, what has arrived already is told of once more.
-        let add = || self.registry.register(&mut SourceFd(&fd), Token(descriptor), interest);
-        let change = || self.registry.reregister(&mut SourceFd(&fd), Token(descriptor), interest);
-        // Where another thread has had it meanwhile, it may be there already, or no longer.
-        let watched = if was_watched { change().or_else(|_| add()) } else { add().or_else(|_| change()) };
-        if watched.is_err() {
-            // Its thread finds out what there is about it.
-            self.awake(&[descriptor]);
-        }
-        Ok(())
-    }
-
-    /// Puts a connection at the end of those that wait for a thread.
-    pub fn queue(&self, connection: Box<Connection>) {
-        self.with_state(|state| state.add_ready(connection, Instant::now()));
+        })
     }
 
     /// No longer wakes the poller for what arrives there.
@@ -446,7 +478,7 @@ impl Waiting {
     /// Accepts no more, and ends what is silent, but for requests that are about to arrive.
     pub fn close(&self) {
         self.closing.store(true, SeqCst);
-        // On Linux new connections are refused from here on; elsewhere as soon as a thread has nothing else to do.
+        // On Linux new connections are refused from here on; elsewhere they wait for what never comes.
         drop(SockRef::from(&self.listener).shutdown(Shutdown::Both));
         self.wake();
         let until = Instant::now() + LAST_LOOK;
@@ -467,7 +499,7 @@ impl Waiting {
     pub fn cut(&self) {
         let ended = self.with_state(|state| {
             state.is_cut = true;
-            state.held_bytes = 0;
+            (state.held_bytes, state.untaken_bytes) = (0, 0);
             (std::mem::take(&mut state.silent), std::mem::take(&mut state.ready))
         });
         drop(ended);
@@ -545,6 +577,7 @@ struct Poller {
     accept_from: Instant,
     /// When it is tried again to make room.
     reclaim_from: Instant,
+    looked: Instant,
     looked_for_late: Instant,
     /// So that the log has one line per shortage.
     is_short: bool,
@@ -563,6 +596,7 @@ impl Poller {
             may_accept: true,
             accept_from: now,
             reclaim_from: now,
+            looked: now,
             looked_for_late: now,
             is_short: false,
             awake: Vec::new(),
@@ -578,6 +612,21 @@ impl Poller {
             () if accepts || closing => Some(RETRY),
             () if open > 0 => Some(TICK),
             () => None,
+        }
+    }
+
+    /// Waits for something to arrive or somebody to come, and looks for what is late.
+    fn look(&mut self, waiting: &Waiting, limits: &Limits, timeout: Option<Duration>) {
+        self.wait(waiting, timeout);
+        if !waiting.is_closing() {
+            self.accept(waiting, limits);
+        }
+        let now = Instant::now();
+        self.looked = now;
+        if now.duration_since(self.looked_for_late) >= TICK {
+            let passed = now.duration_since(std::mem::replace(&mut self.looked_for_late, now));
+            waiting.with_state(|state| state.calm_down(passed));
+            waiting.expire(now);
         }
     }
 
