@@ -91,7 +91,7 @@ pub struct Connection {
     /// Answers that were given on it.
     pub served: usize,
     /// Whether the poller is to be told what arrives.
-    pub is_watched: bool,
+    pub is_registered: bool,
     /// What it was last counted as keeping, in bytes.
     pub counted: usize,
     /// Since when it is silent.
@@ -146,7 +146,7 @@ impl Connection {
             stream: Arc::new(stream),
             peer,
             served: 0,
-            is_watched: false,
+            is_registered: false,
             counted: 0,
             since,
             deadline: since + limits.head_timeout,

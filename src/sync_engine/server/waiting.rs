@@ -412,7 +412,7 @@ impl Waiting {
         let stream = Arc::clone(&connection.stream);
         let (is_writing, fd, bytes) = (connection.is_writing(), stream.as_raw_fd(), connection.held_bytes());
         let Ok(descriptor) = usize::try_from(fd) else { return Ok(()) };
-        let was_watched = std::mem::replace(&mut connection.is_watched, true);
+        let was_registered = std::mem::replace(&mut connection.is_registered, true);
         let interest = if is_writing { Interest::WRITABLE } else { Interest::READABLE };
         let add = || self.registry.register(&mut SourceFd(&fd), Token(descriptor), interest);
         let change = || self.registry.reregister(&mut SourceFd(&fd), Token(descriptor), interest);
@@ -437,7 +437,7 @@ impl Waiting {
             connection.counted = bytes;
             state.silent.insert(descriptor, connection);
             // Either way, what has arrived already is told of once more; whoever is told waits for the state.
-            let watched = if was_watched { change().or_else(|_| add()) } else { add().or_else(|_| change()) };
+            let watched = if was_registered { change().or_else(|_| add()) } else { add().or_else(|_| change()) };
             if watched.is_err() {
                 // Its thread finds out what there is about it.
                 if let Some(connection) = state.silent.remove(&descriptor) {
@@ -469,7 +469,7 @@ impl Waiting {
 
     /// No longer wakes the poller for what arrives there.
     pub fn unwatch(&self, connection: &mut Connection) {
-        if std::mem::take(&mut connection.is_watched) {
+        if std::mem::take(&mut connection.is_registered) {
             // Should it fail, the poller wakes in vain.
             drop(self.registry.deregister(&mut SourceFd(&connection.stream.as_raw_fd())));
         }
