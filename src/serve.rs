@@ -135,8 +135,12 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
 // What is open besides the connections of clients.
 fn other_descriptors(settings: &Settings) -> u64 {
     // Each worker of v2 waits with a few of its own.
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).max(settings.engines.v2.workers);
-    let workers = if settings.engines.v2.enabled { u64::try_from(workers).unwrap_or(1) * 4 } else { 0 };
+    let workers = match settings.engines.v2.workers {
+        _ if !settings.engines.v2.enabled => 0,
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let workers = u64::try_from(workers).unwrap_or(u64::MAX).saturating_mul(4);
     u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2 + 32 + workers
 }
 
@@ -166,8 +170,11 @@ fn bound_connections(settings: &mut Settings) {
     let left = limit.saturating_sub(others);
     let most = if engines.v1.enabled && engines.v2.enabled { left / 5 * 3 } else { left };
     let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
-    for (engine, connections) in [("v1", &mut engines.v1.connections), ("v2", &mut engines.v2.connections)] {
-        if most < *connections {
+    let (v1, v2) = (&mut engines.v1, &mut engines.v2);
+    for (engine, is_on, connections) in
+        [("v1", v1.enabled, &mut v1.connections), ("v2", v2.enabled, &mut v2.connections)]
+    {
+        if is_on && most < *connections {
             tracing::info!(engine, connections = most, "fewer connections than it may have: descriptors are few");
             *connections = most;
         }

@@ -394,6 +394,7 @@ mod tests {
     fn counts_stay_within_what_makes_sense() {
         for assignment in [
             "engines.v1.threads=0",
+            "engines.v1.connections=15",
             "database.pool=0",
             "store.pool=0",
             "outbox.attempts=0",

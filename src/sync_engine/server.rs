@@ -26,7 +26,7 @@ use rouille::{Request, Response};
 
 use connection::{After, Connection, Step, Stopped};
 use http1::{Head, asks_to_close, encode};
-use waiting::{Hand, Waiting};
+use waiting::{Hand, LAST_LOOK, Waiting};
 
 /// Argon2 keeps its memory on the heap, so a request needs little stack; only what is touched is resident.
 const STACK_BYTES: usize = 1 << 20;
@@ -35,8 +35,6 @@ const SPARE_PLACES: usize = 8;
 /// How long a thread stays with a connection on which nothing arrives: while there may be more of those, and otherwise.
 const STAY: Duration = Duration::from_millis(20);
 const SHORT_STAY: Duration = Duration::from_millis(2);
-/// How long a request that arrives just as the server closes is still looked for.
-const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// What one client can take from the server.
 #[derive(Debug, Clone)]

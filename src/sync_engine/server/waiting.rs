@@ -50,7 +50,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// How long nothing is accepted after that failed, for instance because descriptors ran out.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How long a request that arrives just as the server closes is still looked for.
-const LAST_LOOK: Duration = Duration::from_millis(20);
+pub const LAST_LOOK: Duration = Duration::from_millis(20);
 /// How long a connection may be silent, before its first request and between two, while others wait to be accepted.
 const FIRST_SILENCE: Duration = Duration::from_secs(1);
 const LATER_SILENCE: Duration = Duration::from_millis(100);
@@ -81,8 +81,8 @@ pub struct Waiting {
 
 #[derive(Debug, Default)]
 struct State {
-    /// For a byte, by descriptor.
-    silent: HashMap<usize, Box<Connection>>,
+    /// For a byte, or for their clients to take some, by descriptor.
+    parked: HashMap<usize, Box<Connection>>,
     /// Of requests that are there in part, and of responses that were not taken, of those that wait.
     held_bytes: usize,
     untaken_bytes: usize,
@@ -237,16 +237,16 @@ impl State {
 
     /// The connection whose response ought to have been taken before all others.
     fn take_slowest(&mut self) -> Option<Box<Connection>> {
-        let writing = self.silent.iter().filter(|(_, connection)| connection.is_writing());
+        let writing = self.parked.iter().filter(|(_, connection)| connection.is_writing());
         let slowest = writing.min_by_key(|(_, connection)| connection.deadline).map(|(descriptor, _)| *descriptor)?;
-        let mut slowest = self.silent.remove(&slowest)?;
+        let mut slowest = self.parked.remove(&slowest)?;
         self.discount(&mut slowest);
         Some(slowest)
     }
 
     /// Gives one that is silent, to be ended, unless a request has just arrived there.
     fn take_silent(&mut self, descriptor: usize, now: Instant) -> Option<Box<Connection>> {
-        let connection = self.silent.remove(&descriptor)?;
+        let connection = self.parked.remove(&descriptor)?;
         if connection.has_arrived() {
             self.add_ready(connection, now);
             return None;
@@ -435,12 +435,12 @@ impl Waiting {
                 state.held_bytes += bytes;
             }
             connection.counted = bytes;
-            state.silent.insert(descriptor, connection);
+            state.parked.insert(descriptor, connection);
             // Either way, what has arrived already is told of once more; whoever is told waits for the state.
             let watched = if was_registered { change().or_else(|_| add()) } else { add().or_else(|_| change()) };
             if watched.is_err() {
                 // Its thread finds out what there is about it.
-                if let Some(connection) = state.silent.remove(&descriptor) {
+                if let Some(connection) = state.parked.remove(&descriptor) {
                     state.add_ready(connection, Instant::now());
                 }
             }
@@ -487,7 +487,7 @@ impl Waiting {
         }
         let now = Instant::now();
         let ended: Vec<_> = self.with_state(|state| {
-            let silent = state.silent.iter().filter(|(_, connection)| connection.is_silent());
+            let silent = state.parked.iter().filter(|(_, connection)| connection.is_silent());
             let silent: Vec<_> = silent.map(|(descriptor, _)| *descriptor).collect();
             silent.into_iter().filter_map(|descriptor| state.take_silent(descriptor, now)).collect()
         });
@@ -500,7 +500,7 @@ impl Waiting {
         let ended = self.with_state(|state| {
             state.is_cut = true;
             (state.held_bytes, state.untaken_bytes) = (0, 0);
-            (std::mem::take(&mut state.silent), std::mem::take(&mut state.ready))
+            (std::mem::take(&mut state.parked), std::mem::take(&mut state.ready))
         });
         drop(ended);
         self.wake();
@@ -524,7 +524,7 @@ impl Waiting {
         self.with_state(|state| {
             for descriptor in descriptors {
                 // Whoever is attended to is read from there.
-                if let Some(connection) = state.silent.remove(descriptor) {
+                if let Some(connection) = state.parked.remove(descriptor) {
                     state.add_ready(connection, now);
                 }
             }
@@ -535,13 +535,13 @@ impl Waiting {
     fn expire(&self, now: Instant) {
         self.with_state(|state| {
             let mut late = Vec::new();
-            for (descriptor, connection) in &state.silent {
+            for (descriptor, connection) in &state.parked {
                 if connection.deadline <= now {
                     late.push(*descriptor);
                 }
             }
             for descriptor in late {
-                if let Some(connection) = state.silent.remove(&descriptor) {
+                if let Some(connection) = state.parked.remove(&descriptor) {
                     state.add_ready(connection, now);
                 }
             }
@@ -552,7 +552,7 @@ impl Waiting {
     /// says whether there was one.
     fn reclaim(&self, now: Instant, most: usize) -> bool {
         let ended: Vec<_> = self.with_state(|state| {
-            let silent = state.silent.iter().filter(|(_, connection)| {
+            let silent = state.parked.iter().filter(|(_, connection)| {
                 let allowed = if connection.served > 0 { LATER_SILENCE } else { FIRST_SILENCE };
                 connection.is_silent() && now.duration_since(connection.since) >= allowed
             });
