@@ -23,7 +23,8 @@ use crate::{
     store::{postgres_tls, sql, sqlite_pragmas},
 };
 
-type EmbeddedConnection = SyncConnectionWrapper<SqliteConnection, SqliteThread>;
+/// A connection to the file, on a thread of its own.
+pub type EmbeddedConnection = SyncConnectionWrapper<SqliteConnection, SqliteThread>;
 type SqliteTransactions = SyncTransactionManagerWrapper<diesel::connection::AnsiTransactionManager>;
 
 /// The durable database, as a pool.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SqliteConnection,
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
 };
 use diesel_async::RunQueryDsl as _;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, aio::MultiplexedConnection};
@@ -25,6 +25,7 @@ use crate::{
     settings::{Settings, StoreUrl},
     store::{
         claim::ClaimedAt,
+        one_commit,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
         rows::{EntryRow, entries_of},
@@ -44,7 +45,7 @@ pub struct EphemeralStore {
 
 #[derive(Clone)]
 enum Place {
-    Table(Database),
+    Table(Database, Together<Arc<ClaimedAt>, Result<bool, Unavailable>>),
     Redis { line: Arc<Line>, breaker: Arc<Breaker>, limit: Duration, asking: Together<Vec<Rule>, Decision> },
 }
 
@@ -101,7 +102,7 @@ impl EphemeralStore {
     /// The URL cannot be used.
     pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, Unavailable> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone()),
+            StoreUrl::Embedded => Place::Table(database.clone(), Together::new(one_commit::side_by_side(settings))),
             StoreUrl::Redis(url) => {
                 let patience = Some(settings.store.timeout);
                 let config =
@@ -126,7 +127,7 @@ macro_rules! at {
     };
     (@ $check_out:ident, $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
-            Place::Table(database) => match &mut database.$check_out().await? {
+            Place::Table(database, _) => match &mut database.$check_out().await? {
                 Connection::Sqlite(lease) => {
                     let limit = lease.begin_statement();
                     let $conn = &mut **lease;
@@ -241,22 +242,27 @@ impl Ephemeral for EphemeralStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable> {
-        let claimed = ClaimedAt { claim: claim.clone(), now: system::now() };
         match &self.place {
-            Place::Table(database) => match &mut database.check_out_to_write().await? {
-                Connection::Sqlite(lease) => {
-                    let limit = lease.begin_statement();
-                    let conn = &mut **lease;
-                    let ask = move |conn: &mut SqliteConnection| claimed.in_sqlite(conn);
-                    let answer = timeout(limit, conn.spawn_blocking(ask)).await;
-                    lease.end_statement(answer)
-                }
-                Connection::Postgres(lease) => {
-                    let limit = lease.begin_statement();
-                    let answer = timeout(limit, claimed.for_postgres().load(&mut **lease)).await;
-                    lease.end_statement(answer.map(|rows| rows.and_then(sql::counted))).map(|count| count > 0)
-                }
-            },
+            Place::Table(database, claims) => {
+                let database = database.clone();
+                let ask_all = async move |all: &[Arc<ClaimedAt>]| match &mut database.check_out_to_write().await? {
+                    Connection::Sqlite(lease) => {
+                        lease.in_one_commit(all, |claimed, conn| claimed.in_sqlite(conn)).await
+                    }
+                    Connection::Postgres(lease) => {
+                        let mut granted = Vec::with_capacity(all.len());
+                        for claimed in all {
+                            let limit = lease.begin_statement();
+                            let answer = timeout(limit, claimed.for_postgres().load(&mut **lease)).await;
+                            let count = lease.end_statement(answer.map(|rows| rows.and_then(sql::counted)));
+                            granted.push(count.map(|count| count > 0));
+                        }
+                        Ok(granted)
+                    }
+                };
+                let claimed = Arc::new(ClaimedAt { claim: claim.clone(), now: system::now() });
+                claims.ask(claimed, ask_all).await.flatten()
+            }
             Place::Redis { line, breaker, limit, .. } => {
                 let asked =
                     async |server: &mut MultiplexedConnection| commands::claim(claim).invoke_async::<i64>(server).await;
@@ -335,7 +341,7 @@ impl Ephemeral for EphemeralStore {
 
     async fn admit(&self, rules: &[Rule]) -> Decision {
         let decision = match &self.place {
-            Place::Table(_) => None,
+            Place::Table(..) => None,
             Place::Redis { line, breaker, limit, asking } => {
                 let (line, breaker, limit) = (Arc::clone(line), Arc::clone(breaker), *limit);
                 let ask_all = async move |all: &[Vec<Rule>]| {

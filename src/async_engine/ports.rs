@@ -1,10 +1,9 @@
 //! The ports of the async engine: whoever must wait steps aside.
 
-use std::{net::IpAddr, panic::resume_unwind, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use jsonwebtoken::DecodingKey;
 use time::OffsetDateTime;
-use tokio::task::JoinError;
 
 use super::{
     breaches::BreachList, database::Database, ephemeral::EphemeralStore, google::GoogleKeys, hasher::Hasher,
@@ -22,6 +21,7 @@ use crate::{
         ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _},
         session_cache::{Changes, Known},
     },
+    store::bundle::Rows,
     system,
 };
 
@@ -38,6 +38,8 @@ pub struct AsyncPorts {
     pub reads: Together<SessionId, FoundSession>,
     /// Sessions that move on together.
     pub rotations: Together<Rotation, Option<Rotated>>,
+    /// Rows that are committed together.
+    pub bundles: Together<Arc<Rows>, Result<bool, Unavailable>>,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -147,20 +149,12 @@ impl Ports for AsyncPorts {
     }
 
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
-        let mut store = self.store_to_write().await?;
-        let (rows, wake) = (store.rows_of(bundle), WakeAtLast(Arc::clone(&self.wake), bundle.letters()));
-        // It is written to its end also when the client goes away meanwhile: in a task of its own, so that this costs
-        // nobody the connection.
-        let writing = actix_web::rt::spawn(async move {
-            let _wake = wake;
-            store.write(rows).await
-        });
-        match writing.await.map_err(JoinError::try_into_panic) {
-            Ok(written) => written,
-            // The request's own, as in v1.
-            Err(Ok(panic)) => resume_unwind(panic),
-            Err(Err(_ended)) => Err(Unavailable::database("the worker ended")),
-        }
+        let ports = self.clone();
+        let write_all = async move |bundles: &[Arc<Rows>]| {
+            let _wake = WakeAtLast(Arc::clone(&ports.wake), bundles.iter().map(|rows| rows.letters).sum());
+            ports.store_to_write().await?.write_all(bundles).await
+        };
+        self.bundles.ask(Arc::new(Rows::of(bundle, &self.keys, system::random)), write_all).await.flatten()
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {

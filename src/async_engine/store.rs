@@ -25,7 +25,7 @@ use crate::{
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{
-            Audit, Before, Bundle, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
+            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
             Users,
         },
         session_cache::Changes,
@@ -255,29 +255,23 @@ impl Users for Store {
 }
 
 impl Store {
-    /// What [`Self::write`] is to write.
-    pub fn rows_of(&mut self, bundle: &Bundle<'_>) -> Rows {
-        bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
-        Rows::of(bundle, &self.keys, self.nonce)
-    }
-
-    /// [`Ports::write`](crate::services::ports::Ports::write) on this connection.
+    /// [`Ports::write`](crate::services::ports::Ports::write) for many, on this connection.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn write(&mut self, rows: Rows) -> Answer<bool> {
+    /// The database is away; then nothing was written.
+    pub async fn write_all(&mut self, bundles: &[Arc<Rows>]) -> Answer<Vec<Answer<bool>>> {
+        bundles.iter().filter_map(|rows| rows.changed_user).for_each(|id| self.changes.note_user(id));
         match &mut self.connection {
-            Connection::Sqlite(lease) => {
-                let limit = lease.begin_statement();
-                let conn = &mut **lease;
-                let work = move |conn: &mut SqliteConnection| rows.in_sqlite(conn);
-                let answer = timeout(limit, conn.spawn_blocking(work)).await;
-                lease.end_statement(answer)
-            }
+            Connection::Sqlite(lease) => lease.in_one_commit(bundles, |rows, conn| rows.in_sqlite(conn)).await,
             Connection::Postgres(lease) => {
-                let limit = lease.begin_statement();
-                let answer = timeout(limit, rows.for_postgres().load(&mut **lease)).await;
-                lease.end_statement(answer.map(|counted| counted.and_then(sql::counted))).map(|count| count > 0)
+                let mut written = Vec::with_capacity(bundles.len());
+                for rows in bundles {
+                    let limit = lease.begin_statement();
+                    let answer = timeout(limit, rows.for_postgres().load(&mut **lease)).await;
+                    let count = lease.end_statement(answer.map(|counted| counted.and_then(sql::counted)));
+                    written.push(count.map(|count| count > 0));
+                }
+                Ok(written)
             }
         }
     }

@@ -46,7 +46,11 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
         let (tell, told) = channel();
         if self.wait(question, tell) {
             let mut task = Task { together: self.clone(), is_done: false };
-            actix_web::rt::spawn(async move { task.ask_for_all(ask_all).await });
+            actix_web::rt::spawn(async move {
+                // Those whose turn it is already come first: what woke one often woke others.
+                tokio::task::yield_now().await;
+                task.ask_for_all(ask_all).await;
+            });
         }
         told.await.map_err(|_gone| Unavailable::unanswered())?
     }

@@ -12,11 +12,16 @@ use super::{
 };
 use crate::services::{
     keys::Keys,
+    model::UserId,
     ports::{Bundle, First},
 };
 
 /// The rows of a [`Bundle`].
 pub struct Rows {
+    /// Whose row it changes, if anybody's that there was before.
+    pub changed_user: Option<UserId>,
+    /// How much there is to send.
+    pub letters: usize,
     first: FirstRow,
     session: Option<SessionRow>,
     event: AuditRow,
@@ -40,6 +45,8 @@ impl Rows {
             First::Nothing => FirstRow::Nothing,
         };
         Self {
+            changed_user: bundle.changed_user(),
+            letters: bundle.letters(),
             first,
             session: bundle.session.map(SessionRow::from),
             event: AuditRow::from(bundle.event),
@@ -47,33 +54,31 @@ impl Rows {
         }
     }
 
-    /// Writes them to SQLite; `false` when the condition does not hold, and nothing was written.
+    /// Writes them to SQLite, within a unit of work; `false` when the condition does not hold, and nothing was written.
     ///
     /// # Errors
-    /// The database's; then nothing was written.
+    /// The database's; then some may be written, and the unit is to be undone.
     pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<bool> {
-        conn.immediate_transaction(|conn| {
-            let holds = match &self.first {
-                FirstRow::SignUp(row) => {
-                    let insert = diesel::insert_into(users::table).values(row.as_ref()).on_conflict_do_nothing();
-                    Prepared(insert).changed(conn)? == 1
-                }
-                FirstRow::SignIn(row) => row.in_sqlite(conn)? == 1,
-                FirstRow::Renewal(row) => row.in_sqlite(conn).map(|_changed| true)?,
-                FirstRow::Nothing => true,
-            };
-            if !holds {
-                return Ok(false);
+        let holds = match &self.first {
+            FirstRow::SignUp(row) => {
+                let insert = diesel::insert_into(users::table).values(row.as_ref()).on_conflict_do_nothing();
+                Prepared(insert).changed(conn)? == 1
             }
-            if let Some(row) = &self.session {
-                Prepared(diesel::insert_into(sessions::table).values(row)).run(conn)?;
-            }
-            Prepared(diesel::insert_into(audit_events::table).values(&self.event)).run(conn)?;
-            for row in &self.entries {
-                Prepared(diesel::insert_into(outbox::table).values(row)).run(conn)?;
-            }
-            Ok(true)
-        })
+            FirstRow::SignIn(row) => row.in_sqlite(conn)? == 1,
+            FirstRow::Renewal(row) => row.in_sqlite(conn).map(|_changed| true)?,
+            FirstRow::Nothing => true,
+        };
+        if !holds {
+            return Ok(false);
+        }
+        if let Some(row) = &self.session {
+            Prepared(diesel::insert_into(sessions::table).values(row)).run(conn)?;
+        }
+        Prepared(diesel::insert_into(audit_events::table).values(&self.event)).run(conn)?;
+        for row in &self.entries {
+            Prepared(diesel::insert_into(outbox::table).values(row)).run(conn)?;
+        }
+        Ok(true)
     }
 
     /// The statement that writes them to PostgreSQL. Its `count` is zero when the condition does not hold, and nothing

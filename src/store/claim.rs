@@ -23,32 +23,30 @@ pub struct ClaimedAt {
 }
 
 impl ClaimedAt {
-    /// Asks SQLite; `true` when it is granted.
+    /// Asks SQLite, within a unit of work; `true` when it is granted.
     ///
     /// # Errors
-    /// The database's; then nothing was claimed, counted or stored.
+    /// The database's; then some may be claimed, counted or stored, and the unit is to be undone.
     pub fn in_sqlite(&self, conn: &mut SqliteConnection) -> QueryResult<bool> {
         let (claim, until) = (&self.claim, |ttl| DbMoment(self.now + ttl));
-        conn.immediate_transaction(|conn| {
-            let taken = diesel::sql_query(sql::PUT_IF_ABSENT)
-                .bind::<Text, _>(&claim.key)
-                .bind::<Binary, _>(NOTED)
-                .bind::<Moment, _>(until(claim.ttl))
-                .bind::<Moment, _>(DbMoment(self.now));
-            let is_free = Prepared(taken).changed(conn)? == 1;
-            let count = diesel::sql_query(sql::INCREMENT)
-                .bind::<Text, _>(if is_free { &claim.had } else { &claim.withheld })
-                .bind::<Binary, _>(NOTHING)
-                .bind::<Moment, _>(until(claim.window))
-                .bind::<Moment, _>(DbMoment(self.now));
-            let count = counted(Prepared(count).load::<Count>(conn)?)?;
-            let is_granted = is_free && count <= claim.most;
-            for Put { key, value, ttl } in claim.puts(is_granted) {
-                let put = diesel::sql_query(sql::PUT).bind::<Text, _>(key).bind::<Binary, _>(value);
-                Prepared(put.bind::<Moment, _>(until(*ttl))).run(conn)?;
-            }
-            Ok(is_granted)
-        })
+        let taken = diesel::sql_query(sql::PUT_IF_ABSENT)
+            .bind::<Text, _>(&claim.key)
+            .bind::<Binary, _>(NOTED)
+            .bind::<Moment, _>(until(claim.ttl))
+            .bind::<Moment, _>(DbMoment(self.now));
+        let is_free = Prepared(taken).changed(conn)? == 1;
+        let count = diesel::sql_query(sql::INCREMENT)
+            .bind::<Text, _>(if is_free { &claim.had } else { &claim.withheld })
+            .bind::<Binary, _>(NOTHING)
+            .bind::<Moment, _>(until(claim.window))
+            .bind::<Moment, _>(DbMoment(self.now));
+        let count = counted(Prepared(count).load::<Count>(conn)?)?;
+        let is_granted = is_free && count <= claim.most;
+        for Put { key, value, ttl } in claim.puts(is_granted) {
+            let put = diesel::sql_query(sql::PUT).bind::<Text, _>(key).bind::<Binary, _>(value);
+            Prepared(put.bind::<Moment, _>(until(*ttl))).run(conn)?;
+        }
+        Ok(is_granted)
     }
 
     /// The statement that asks PostgreSQL. Its `count` is zero when it is not granted.

@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod claim;
 pub mod migrations;
+pub mod one_commit;
 pub mod postgres_tls;
 pub mod prepared;
 pub mod redis;

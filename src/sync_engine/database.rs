@@ -17,7 +17,7 @@ use r2d2::{ManageConnection, Pool, PooledConnection};
 use crate::{
     services::error::Unavailable,
     settings::{DatabaseUrl, Settings},
-    store::{sql, sqlite_pragmas},
+    store::{one_commit, sql, sqlite_pragmas},
 };
 
 /// A connection and what its pool must know of it.
@@ -38,6 +38,21 @@ impl<C> Pooled<C> {
             self.has_failed = true;
             Unavailable::database(error)
         })
+    }
+}
+
+impl Pooled<SqliteConnection> {
+    /// [`one_commit::in_one_commit`] on this connection.
+    ///
+    /// # Errors
+    /// The database is away; then nothing was written.
+    pub fn in_one_commit<Q, A>(
+        &mut self,
+        all: &[Q],
+        write: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A>,
+    ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
+        let answers = one_commit::in_one_commit(&mut self.conn, all, write);
+        self.note(answers).map(|answers| answers.into_iter().map(|answer| self.note(answer)).collect())
     }
 }
 

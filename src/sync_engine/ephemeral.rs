@@ -23,6 +23,7 @@ use crate::{
     settings::{Settings, StoreUrl},
     store::{
         claim::ClaimedAt,
+        one_commit,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
         rows::{EntryRow, entries_of},
@@ -78,7 +79,7 @@ pub struct EphemeralStore {
 
 #[derive(Clone)]
 enum Place {
-    Table(Database),
+    Table(Database, Together<ClaimedAt, Result<bool, Unavailable>>),
     Redis { pool: Pool<Manager>, breaker: Arc<Breaker>, asking: Together<Vec<Rule>, Decision> },
 }
 
@@ -89,7 +90,7 @@ impl EphemeralStore {
     /// The URL cannot be used.
     pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, RedisError> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone()),
+            StoreUrl::Embedded => Place::Table(database.clone(), Together::new(one_commit::side_by_side(settings))),
             StoreUrl::Redis(url) => {
                 let timeout = settings.store.timeout;
                 let manager = Manager { client: Client::open(url.expose())?, timeout };
@@ -110,7 +111,7 @@ impl EphemeralStore {
 macro_rules! at {
     ($store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         ready(match &$store.place {
-            Place::Table(database) => database.check_out().and_then(|mut connection| match &mut connection {
+            Place::Table(database, _) => database.check_out().and_then(|mut connection| match &mut connection {
                 Connection::Sqlite(pooled) => {
                     let $conn = &mut ***pooled;
                     let answer = $table;
@@ -199,18 +200,20 @@ impl Ephemeral for EphemeralStore {
     }
 
     fn claim(&self, claim: &Claim) -> Ready<Result<bool, Unavailable>> {
-        let claimed = ClaimedAt { claim: claim.clone(), now: system::now() };
         let ask = || match &self.place {
-            Place::Table(database) => match &mut database.check_out()? {
-                Connection::Sqlite(pooled) => {
-                    let answer = claimed.in_sqlite(pooled);
-                    pooled.note(answer)
-                }
-                Connection::Postgres(pooled) => {
-                    let answer = claimed.for_postgres().load(&mut ***pooled).and_then(sql::counted);
-                    pooled.note(answer).map(|count| count > 0)
-                }
-            },
+            Place::Table(database, claims) => {
+                let ask_all = |all: &[ClaimedAt]| match &mut database.check_out()? {
+                    Connection::Sqlite(pooled) => pooled.in_one_commit(all, ClaimedAt::in_sqlite),
+                    Connection::Postgres(pooled) => {
+                        let ask = |claimed: &ClaimedAt| {
+                            let answer = claimed.for_postgres().load(&mut ***pooled).and_then(sql::counted);
+                            pooled.note(answer).map(|count| count > 0)
+                        };
+                        Ok(all.iter().map(ask).collect())
+                    }
+                };
+                claims.ask(ClaimedAt { claim: claim.clone(), now: system::now() }, ask_all).flatten()
+            }
             Place::Redis { pool, breaker, .. } => {
                 let granted =
                     on_redis(pool, breaker, Tries::One, |server| commands::claim(claim).invoke::<i64>(server));
@@ -284,7 +287,7 @@ impl Ephemeral for EphemeralStore {
 
     fn admit(&self, rules: &[Rule]) -> Ready<Decision> {
         let decision = match &self.place {
-            Place::Table(_) => None,
+            Place::Table(..) => None,
             Place::Redis { pool, breaker, asking } => {
                 let ask_all = |all: &[Vec<Rule>]| {
                     let crowd = Crowd::of(all);

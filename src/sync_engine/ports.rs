@@ -26,6 +26,7 @@ use crate::{
         run::run,
         session_cache::{Changes, Known},
     },
+    store::bundle::Rows,
     system,
 };
 
@@ -42,6 +43,8 @@ pub struct BlockingPorts {
     pub reads: Together<SessionId, FoundSession>,
     /// Sessions that move on together.
     pub rotations: Together<Rotation, Option<Rotated>>,
+    /// Rows that are committed together.
+    pub bundles: Together<Rows, Result<bool, Unavailable>>,
     /// Argon2id.
     pub hasher: Hasher,
     /// The operator's decisions.
@@ -139,15 +142,14 @@ impl Ports for BlockingPorts {
     }
 
     fn write(&self, bundle: &Bundle<'_>) -> Ready<Result<bool, Unavailable>> {
-        let unit = || {
+        let write_all = |bundles: &[Rows]| {
             let mut store = self.check_out()?;
-            let is_written = store.write(bundle)?;
-            if is_written {
-                self.wake.wake(store.letters);
-            }
-            Ok(is_written)
+            let written = store.write_all(bundles)?;
+            // To look in vain costs the pump little.
+            self.wake.wake(store.letters);
+            Ok(written)
         };
-        ready(unit())
+        ready(self.bundles.ask(Rows::of(bundle, &self.keys, system::random), write_all).flatten())
     }
 
     fn hash_password(&self, password: Password, how: HashAs) -> Ready<Result<String, Overloaded>> {

@@ -23,7 +23,7 @@ use crate::{
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{
-            Audit, Before, Bundle, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
+            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
             Users,
         },
         session_cache::Changes,
@@ -247,22 +247,23 @@ impl Users for Store {
 }
 
 impl Store {
-    /// [`Ports::write`](crate::services::ports::Ports::write) on this connection.
+    /// [`Ports::write`](crate::services::ports::Ports::write) for many, on this connection.
     ///
     /// # Errors
-    /// The database is away.
-    pub fn write(&mut self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
-        bundle.changed_user().into_iter().for_each(|id| self.changes.note_user(id));
-        self.letters += bundle.letters();
-        let rows = Rows::of(bundle, &self.keys, self.nonce);
+    /// The database is away; then nothing was written.
+    pub fn write_all(&mut self, bundles: &[Rows]) -> Result<Vec<Result<bool, Unavailable>>, Unavailable> {
+        for rows in bundles {
+            rows.changed_user.into_iter().for_each(|id| self.changes.note_user(id));
+            self.letters += rows.letters;
+        }
         match &mut self.connection {
-            Connection::Sqlite(pooled) => {
-                let answer = rows.in_sqlite(pooled);
-                pooled.note(answer)
-            }
+            Connection::Sqlite(pooled) => pooled.in_one_commit(bundles, Rows::in_sqlite),
             Connection::Postgres(pooled) => {
-                let answer = rows.for_postgres().load(&mut ***pooled).and_then(sql::counted);
-                pooled.note(answer).map(|count| count > 0)
+                let write = |rows: &Rows| {
+                    let answer = rows.for_postgres().load(&mut ***pooled).and_then(sql::counted);
+                    pooled.note(answer).map(|count| count > 0)
+                };
+                Ok(bundles.iter().map(write).collect())
             }
         }
     }
