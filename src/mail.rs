@@ -6,6 +6,7 @@ use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -30,8 +31,11 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    services::letters::Rendered,
-    settings::{Secret, Security},
+    services::{
+        deliver::Posted,
+        letters::{Recipient, Rendered},
+    },
+    settings::{MailUrl, Secret, Security, Settings, SmsUrl},
 };
 
 pub use crate::services::deliver::SendError;
@@ -156,15 +160,88 @@ impl SpoolFile {
     }
 
     fn write_and_rename(&self, bytes: &[u8]) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+        self.write_without_name(bytes)?;
+        sync_directory(self.directory())
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    // All but that the name is on the disk.
+    fn write_without_name(&self, bytes: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(self.directory())?;
         let mut temporary =
             OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.temporary)?;
         temporary.write_all(bytes)?;
         temporary.sync_all()?;
-        std::fs::rename(&self.temporary, &self.path)?;
-        // The name survives a power loss only when the directory is on disk too.
-        File::open(directory)?.sync_all()
+        std::fs::rename(&self.temporary, &self.path)
+    }
+}
+
+// A file's name survives a power loss only when the directory is on disk too.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Directories for letters of either kind. No letter waits for a server there, so that several may be written at once,
+/// and their names reach the disk together.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    mail: PathBuf,
+    text_messages: PathBuf,
+    from: Mailbox,
+}
+
+impl Spool {
+    /// How many letters are written at once.
+    pub const AT_ONCE: usize = 16;
+
+    /// How long letters are gathered after others, to be written at once. The first after a while waits for nothing.
+    pub const GATHER: Duration = Duration::from_millis(50);
+
+    /// Where letters of both kinds go to directories.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let (MailUrl::File(mail), SmsUrl::File(text_messages)) = (settings.mail(), settings.sms()) else { return None };
+        Some(Self { mail, text_messages, from: settings.mail.from.clone() })
+    }
+
+    /// Writes letters; tells of each what became of it.
+    #[must_use]
+    pub fn write(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
+        let written: Vec<_> = letters.iter().map(|letter| self.write_one(letter)).collect();
+        let synced = |directory: &Path| {
+            let is_used = written.iter().flatten().any(|used| *used == directory);
+            if is_used { sync_directory(directory).map_err(|error| not_written(&error)) } else { Ok(()) }
+        };
+        let (mail, text_messages) = (synced(&self.mail), synced(&self.text_messages));
+        let told = |written: Result<&Path, SendError>| {
+            written.and_then(|directory| if directory == self.mail { mail.clone() } else { text_messages.clone() })
+        };
+        written.into_iter().map(told).collect()
+    }
+
+    // Returns the directory. A letter that makes the code panic must not cost the others an attempt.
+    fn write_one(&self, letter: &Posted) -> Result<&Path, SendError> {
+        let made = catch_unwind(AssertUnwindSafe(|| self.file_of(letter)));
+        let panicked = |_| Err(SendError::Transient("the letter could not be put into words".to_owned()));
+        let (directory, file, bytes) = made.unwrap_or_else(panicked)?;
+        file.write_without_name(&bytes).map_err(|error| not_written(&error))?;
+        Ok(directory)
+    }
+
+    fn file_of(&self, Posted { id, message, at }: &Posted) -> Result<(&Path, SpoolFile, Vec<u8>), SendError> {
+        match &message.to {
+            Recipient::Email(to) => {
+                let composed = compose(&self.from, to, &message.letter.render(), *id, *at)?;
+                Ok((&self.mail, SpoolFile::mail(&self.mail, *id), composed.formatted()))
+            }
+            Recipient::Phone(to) => {
+                let bytes = text_message_file(to, &message.letter.sms(), *id).into_bytes();
+                Ok((&self.text_messages, SpoolFile::text_message(&self.text_messages, *id), bytes))
+            }
+        }
     }
 }
 

@@ -617,7 +617,10 @@ mod stories {
         assert!(!store.end_session(nothing.id, EndReason::Logout, now).await.expect("an answer"));
         assert_eq!(store.end_sessions_of(nobody.id, None, EndReason::Logout, now).await.expect("an answer"), []);
         assert_eq!(store.claim(ports.new_id(), now, later(now, 9), 10).await.expect("an answer"), []);
-        assert!(!store.settle(ports.new_id(), ports.new_id(), &Settlement::Sent, now).await.expect("an answer"));
+        assert_eq!(
+            store.settle(&[ports.new_id()], ports.new_id(), &Settlement::Sent, now).await.expect("an answer"),
+            0
+        );
         assert_eq!(store.outbox_entries(None, 10).await.expect("an answer"), []);
         assert_eq!(store.revive(None, now).await.expect("an answer"), 0);
         assert_eq!(store.revive(Some(&[]), now).await.expect("an answer"), 0);
@@ -1456,12 +1459,16 @@ mod stories {
         let handed_over = store.claim(second, lease_end, later(lease_end, 60), 10).await.expect("an answer");
         assert_eq!(handed_over.iter().map(|one| one.attempts).collect::<Vec<_>>(), [2]);
         // The first owner comes back late.
-        assert!(!store.settle(written.id, first, &Settlement::Sent, now).await.expect("an answer"));
+        assert_eq!(store.settle(&[written.id], first, &Settlement::Sent, now).await.expect("an answer"), 0);
         let failed = Settlement::Dead { error: "late".to_owned() };
-        assert!(!store.settle(written.id, first, &failed, now).await.expect("an answer"));
+        assert_eq!(store.settle(&[written.id], first, &failed, now).await.expect("an answer"), 0);
         assert_eq!(pending(&mut store, Channel::Mail).await, 1);
-        assert!(store.settle(written.id, second, &Settlement::Sent, now).await.expect("an answer"));
-        assert!(!store.settle(written.id, second, &Settlement::Sent, now).await.expect("an answer"), "settled twice");
+        assert_eq!(store.settle(&[written.id], second, &Settlement::Sent, now).await.expect("an answer"), 1);
+        assert_eq!(
+            store.settle(&[written.id], second, &Settlement::Sent, now).await.expect("an answer"),
+            0,
+            "settled twice"
+        );
         assert_eq!(pending(&mut store, Channel::Mail).await, 0);
     }
 
@@ -1506,7 +1513,7 @@ mod stories {
             let mut store = ports.store().await.expect("a connection");
             let claimed = store.claim(owner, now, later(now, 60), 10).await.expect("an answer");
             assert!(claimed.iter().any(|entry| entry.id == written.id));
-            assert!(store.settle(written.id, owner, &settlement, now).await.expect("an answer"));
+            assert_eq!(store.settle(&[written.id], owner, &settlement, now).await.expect("an answer"), 1);
             drop(store);
             (written.clone(), listed(written.id).await)
         };
@@ -1582,11 +1589,11 @@ mod stories {
         store.claim(owner, now, later(now, 60), 10).await.expect("an answer");
         for id in &dead {
             let settlement = Settlement::Dead { error: "550".to_owned() };
-            assert!(store.settle(*id, owner, &settlement, now).await.expect("an answer"));
+            assert_eq!(store.settle(&[*id], owner, &settlement, now).await.expect("an answer"), 1);
         }
         let sent = enqueued(ports, letter(ports)).await.id;
         store.claim(owner, now, later(now, 60), 10).await.expect("an answer");
-        assert!(store.settle(sent, owner, &Settlement::Sent, now).await.expect("an answer"));
+        assert_eq!(store.settle(&[sent], owner, &Settlement::Sent, now).await.expect("an answer"), 1);
 
         let first = *dead.first().expect("a dead letter");
         let chosen = [first, sent, ports.new_id()];
@@ -1594,7 +1601,11 @@ mod stories {
         assert_eq!(store.revive(Some(&chosen), now).await.expect("an answer"), 0);
         let claimed = store.claim(ports.new_id(), now, later(now, 60), 10).await.expect("an answer");
         assert_eq!(claimed.iter().map(|entry| (entry.id, entry.attempts)).collect::<Vec<_>>(), [(first, 1)]);
-        assert!(!store.settle(first, owner, &Settlement::Sent, now).await.expect("an answer"), "an owner of old");
+        assert_eq!(
+            store.settle(&[first], owner, &Settlement::Sent, now).await.expect("an answer"),
+            0,
+            "an owner of old"
+        );
         assert_eq!(store.revive(None, now).await.expect("an answer"), 2);
         assert_eq!(store.outbox_entries(Some(OutboxState::Dead), 9).await.expect("an answer"), []);
     }

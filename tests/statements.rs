@@ -16,9 +16,8 @@ use bifrons::async_engine::{self, AsyncPorts};
 use bifrons::hashing::HashPool;
 use bifrons::parts;
 use bifrons::services::create_user::{CreateUser, Credential, create_user};
-use bifrons::services::deliver::{SendError, Sender, deliver_next};
+use bifrons::services::deliver::{Posted, SendError, Sender, deliver_next};
 use bifrons::services::keys::Keys;
-use bifrons::services::letters::Message;
 use bifrons::services::model::{Caller, Role, SessionId};
 use bifrons::services::passwords::Password;
 use bifrons::services::ports::{Ports, READS_SIDE_BY_SIDE, Sessions as _};
@@ -40,7 +39,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{Authenticator, PASSWORD, Postgres, Redis, fresh_directory, random_bytes, unique};
-use uuid::Uuid;
 
 /// A row of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -331,9 +329,13 @@ impl Answer {
 struct Postbox(RefCell<Vec<Value>>);
 
 impl Sender for Postbox {
-    async fn send(&self, _: Uuid, message: &Message, _: time::OffsetDateTime) -> Result<(), SendError> {
-        self.0.borrow_mut().push(serde_json::to_value(message).expect("JSON"));
-        Ok(())
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    async fn send(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
+        let keep = |letter: &Posted| self.0.borrow_mut().push(serde_json::to_value(&letter.message).expect("JSON"));
+        letters.iter().map(|letter| Ok(keep(letter))).collect()
     }
 }
 
@@ -472,7 +474,7 @@ impl<P: Engine> World<P> {
 
     /// Sends every letter that waits, and gives those to this address.
     async fn letters(&self, to: &str) -> Vec<Value> {
-        while deliver_next(&self.ports, &self.post).await.expect("an answer") {}
+        while deliver_next(&self.ports, &self.post).await.expect("an answer") > 0 {}
         let letters = self.post.0.borrow();
         let is_to = |letter: &&Value| letter.get("to").is_some_and(|recipient| recipient.to_string().contains(to));
         letters.iter().filter(is_to).cloned().collect()
@@ -570,7 +572,9 @@ impl<P: Engine> World<P> {
                 let answer = self.ask(ask).await;
                 assert_eq!(answer.0, *status, "{}: {}", ask.path, answer.1);
             }
-            Act::Deliver => assert!(deliver_next(&self.ports, &self.post).await.expect("an answer"), "a letter waits"),
+            Act::Deliver => {
+                assert_eq!(deliver_next(&self.ports, &self.post).await.expect("an answer"), 1, "a letter waits");
+            }
         }
         let (statements, commands) = (statements(), self.monitor.borrow_mut().commands());
         let commits = next().zip(before).map(|(after, before)| after - before);

@@ -73,7 +73,8 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
         write: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
     ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
         let (all, limit) = (all.to_vec(), self.begin_statement());
-        let work = move |conn: &mut SqliteConnection| one_commit::in_one_commit(conn, &all, |one, conn| write(one, conn));
+        let work =
+            move |conn: &mut SqliteConnection| one_commit::in_one_commit(conn, &all, |one, conn| write(one, conn));
         let answers = timeout(limit, self.spawn_blocking(work)).await;
         let answers = self.end_statement(answers)?;
         Ok(answers.into_iter().map(|answer| self.end_statement(Ok(answer))).collect())

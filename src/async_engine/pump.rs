@@ -6,20 +6,18 @@ use std::{
 };
 
 use lettre::message::Mailbox;
-use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
     time::timeout,
 };
-use uuid::Uuid;
 
 use super::{mailer::Mailer, ports::AsyncPorts, sms::SmsSender};
 use crate::{
-    mail::{SetupError, compose},
+    mail::{SetupError, Spool, compose},
     services::{
-        deliver::{SendError, Sender, deliver_next, purge},
-        letters::{Message, Recipient},
+        deliver::{Posted, SendError, Sender, deliver_next, purge},
+        letters::Recipient,
     },
     settings::Settings,
 };
@@ -36,21 +34,57 @@ impl Wake {
 }
 
 /// Sends mail and text messages.
-struct Post {
-    mailer: Mailer,
-    sms: SmsSender,
-    from: Mailbox,
+enum Post {
+    Spool(Spool),
+    Servers { mailer: Mailer, sms: SmsSender, from: Mailbox },
+}
+
+impl Post {
+    fn new(settings: &Settings) -> Result<Self, SetupError> {
+        if let Some(spool) = Spool::of(settings) {
+            return Ok(Self::Spool(spool));
+        }
+        let mailer = Mailer::new(&settings.mail(), settings.mail.timeout)?;
+        let sms = SmsSender::new(&settings.sms(), settings.sms.timeout)?;
+        Ok(Self::Servers { mailer, sms, from: settings.mail.from.clone() })
+    }
+
+    // With servers more than one, so that a slow recipient does not hold up the next.
+    const fn tasks(&self) -> usize {
+        match self {
+            Self::Spool(_) => 1,
+            Self::Servers { .. } => TASKS,
+        }
+    }
 }
 
 impl Sender for Post {
-    async fn send(&self, id: Uuid, message: &Message, at: OffsetDateTime) -> Result<(), SendError> {
-        match &message.to {
-            Recipient::Email(to) => {
-                let composed = compose(&self.from, to, &message.letter.render(), id, at)?;
-                self.mailer.send(&composed, id).await
-            }
-            Recipient::Phone(to) => self.sms.send(to, &message.letter.sms(), id).await,
+    fn at_once(&self) -> usize {
+        match self {
+            Self::Spool(_) => Spool::AT_ONCE,
+            Self::Servers { .. } => 1,
         }
+    }
+
+    async fn send(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
+        let (mailer, sms, from) = match self {
+            Self::Spool(spool) => {
+                let (spool, letters) = (spool.clone(), letters.to_vec());
+                return tokio::task::spawn_blocking(move || spool.write(&letters)).await.unwrap_or_default();
+            }
+            Self::Servers { mailer, sms, from } => (mailer, sms, from),
+        };
+        let mut told = Vec::with_capacity(letters.len());
+        for Posted { id, message, at } in letters {
+            told.push(match &message.to {
+                Recipient::Email(to) => match compose(from, to, &message.letter.render(), *id, *at) {
+                    Ok(composed) => mailer.send(&composed, *id).await,
+                    Err(error) => Err(error),
+                },
+                Recipient::Phone(to) => sms.send(to, &message.letter.sms(), *id).await,
+            });
+        }
+        told
     }
 }
 
@@ -60,7 +94,6 @@ pub struct Pump {
     tasks: Vec<JoinHandle<()>>,
 }
 
-// More than one, so that a slow recipient does not hold up the next.
 const TASKS: usize = 2;
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -70,15 +103,13 @@ impl Pump {
     /// # Errors
     /// The mail or text-message set-up cannot be used.
     pub fn start(settings: &Settings, ports: &AsyncPorts) -> Result<Self, SetupError> {
-        let mailer = Mailer::new(&settings.mail(), settings.mail.timeout)?;
-        let sms = SmsSender::new(&settings.sms(), settings.sms.timeout)?;
-        let post = Arc::new(Post { mailer, sms, from: settings.mail.from.clone() });
+        let post = Arc::new(Post::new(settings)?);
         let (stopping, stop) = watch::channel(false);
         let spawn = |n: usize| {
             let (ports, post, stop) = (ports.clone(), Arc::clone(&post), stop.clone());
             actix_web::rt::spawn(async move { work(&ports, &post, stop, n == 0).await })
         };
-        Ok(Self { stopping, tasks: (0..TASKS).map(spawn).collect() })
+        Ok(Self { stopping, tasks: (0..post.tasks()).map(spawn).collect() })
     }
 
     /// Lets letters that are being sent be settled within `grace`, then stops; `true` when they were.
@@ -108,9 +139,14 @@ async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bo
             }
         }
         match delivered {
-            Ok(Ok(true)) => continue,
+            Ok(Ok(0)) | Err(_) => (),
+            Ok(Ok(letters)) => {
+                if letters < post.at_once() {
+                    let _ = timeout(Spool::GATHER, stop.changed()).await;
+                }
+                continue;
+            }
             Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
-            Ok(Ok(false)) | Err(_) => (),
         }
         let woken = async {
             tokio::select! {

@@ -25,8 +25,7 @@ use crate::{
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{
-            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
-            Users,
+            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users,
         },
         session_cache::Changes,
         totp::TotpFactor,
@@ -438,13 +437,18 @@ impl Outbox for Store {
         rows.and_then(entries)
     }
 
-    async fn settle(&mut self, id: Uuid, owner: Uuid, settlement: &Settlement, now: OffsetDateTime) -> Answer<bool> {
-        let row = SettlementRow::new(settlement, now);
-        let changed = on!(self, conn => Prepared(diesel::update(outbox::table)
-            .filter(outbox::id.eq(DbId(id)).and(outbox::lease_owner.eq(DbId(owner))))
+    async fn settle(
+        &mut self,
+        ids: &[Uuid],
+        owner: Uuid,
+        settlement: &Settlement,
+        now: OffsetDateTime,
+    ) -> Answer<usize> {
+        let (row, ids) = (SettlementRow::new(settlement, now), ids.iter().copied().map(DbId).collect::<Vec<_>>());
+        on!(self, conn => Prepared(diesel::update(outbox::table)
+            .filter(outbox::id.eq_any(&ids).and(outbox::lease_owner.eq(DbId(owner))))
             .set(&row))
-            .execute(conn).await);
-        changed.map(|rows| rows == 1)
+            .execute(conn).await)
     }
 
     async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Answer<Vec<OutboxEntry>> {

@@ -1,8 +1,9 @@
-//! Empties the outbox: claims a letter, sends it, settles it.
+//! Empties the outbox: claims letters, sends them, settles them.
 //!
 //! A claimed letter belongs to its pump for the length of a lease that is longer than any attempt
 //! to send, so several instances never send one letter twice in ordinary running; a crash between
-//! sending and settling may. Each letter waits for its own next attempt and stalls no other.
+//! sending and settling may. Each letter waits for its own next attempt and stalls no other: several
+//! are claimed at once only where none has to wait for a server ([`Sender::at_once`]).
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -28,62 +29,101 @@ pub enum SendError {
     Transient(String),
 }
 
+/// A letter on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    /// Its idempotency key.
+    pub id: Uuid,
+    /// What goes to whom.
+    pub message: Message,
+    /// When it was written.
+    pub at: OffsetDateTime,
+}
+
 /// The way out for letters.
 #[expect(async_fn_in_trait, reason = "a pump runs on the thread that made it; no `Send` bound is wanted")]
 pub trait Sender {
-    /// Sends one letter; `id` is its idempotency key, `at` when it was written.
-    async fn send(&self, id: Uuid, message: &Message, at: OffsetDateTime) -> Result<(), SendError>;
+    /// How many letters it is given at a time, at most; more than one only where none waits for what became of another.
+    fn at_once(&self) -> usize;
+    /// Sends letters; tells of each, in their order, what became of it.
+    async fn send(&self, letters: &[Posted]) -> Vec<Result<(), SendError>>;
 }
 
-/// Claims one letter that is due, sends and settles it; `false` when none was due.
+/// Claims letters that are due, as many as the sender takes at once, sends and settles them; returns how many there were.
 ///
 /// # Errors
 /// The database is away; a letter that was claimed is claimed again when its lease ends.
-pub async fn deliver_next<P: Ports, S: Sender>(ports: &P, sender: &S) -> Result<bool, Unavailable> {
+pub async fn deliver_next<P: Ports, S: Sender>(ports: &P, sender: &S) -> Result<usize, Unavailable> {
     let policy = &ports.policy().outbox;
-    let owner = ports.new_id();
-    let now = ports.now();
+    let (owner, now, most) = (ports.new_id(), ports.now(), i64::try_from(sender.at_once()).unwrap_or(i64::MAX));
     // Not in turn with requests that write: one that came just after a letter would wait for it, and its time would tell
     // that there was one.
-    let claimed = ports.store().await?.claim(owner, now, now + policy.lease, 1).await?;
-    let Some(entry) = claimed.into_iter().next() else { return Ok(false) };
-    let settlement = attempt(ports, sender, &entry).await;
-    if let Settlement::Retry { error, .. } | Settlement::Dead { error } = &settlement {
-        let is_dead = matches!(settlement, Settlement::Dead { .. });
-        tracing::warn!(letter = %entry.id, kind = entry.kind, attempt = entry.attempts, is_dead, error, "not sent");
+    let claimed = ports.store().await?.claim(owner, now, now + policy.lease, most).await?;
+    if claimed.is_empty() {
+        return Ok(0);
     }
-    if !ports.store().await?.settle(entry.id, owner, &settlement, ports.now()).await? {
-        tracing::warn!(letter = %entry.id, "the lease ended before the letter was settled");
+    let opened = claimed.iter().map(|entry| open(ports, entry)).collect::<Vec<_>>();
+    let letters = opened.iter().filter_map(|letter| letter.as_ref().ok().cloned()).collect::<Vec<_>>();
+    let mut told = sender.send(&letters).await.into_iter();
+    let (mut sent, mut others) = (Vec::new(), Vec::new());
+    for (entry, letter) in claimed.iter().zip(opened) {
+        let settlement = match letter {
+            Ok(_) => judge(entry.attempts, told.next().unwrap_or_else(untold), policy, ports.now()),
+            Err(hopeless) => Settlement::Dead { error: hopeless.to_owned() },
+        };
+        if let Settlement::Retry { error, .. } | Settlement::Dead { error } = &settlement {
+            let is_dead = matches!(settlement, Settlement::Dead { .. });
+            tracing::warn!(letter = %entry.id, kind = entry.kind, attempt = entry.attempts, is_dead, error, "not sent");
+            others.push((entry.id, settlement));
+        } else {
+            sent.push(entry.id);
+        }
     }
-    Ok(true)
+    settle(ports, &sent, owner, &Settlement::Sent).await?;
+    for (id, settlement) in others {
+        settle(ports, &[id], owner, &settlement).await?;
+    }
+    Ok(claimed.len())
 }
 
-async fn attempt<P: Ports, S: Sender>(ports: &P, sender: &S, entry: &OutboxEntry) -> Settlement {
-    let now = ports.now();
-    if entry.expires_at.is_some_and(|end| end <= now) {
-        return Settlement::Dead { error: "its code ran out before it could be sent".to_owned() };
+async fn settle<P: Ports>(ports: &P, ids: &[Uuid], owner: Uuid, settlement: &Settlement) -> Result<(), Unavailable> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let settled = ports.store().await?.settle(ids, owner, settlement, ports.now()).await?;
+    if settled < ids.len() {
+        tracing::warn!(letters = ?ids, settled, "the lease ended before the letters were settled");
+    }
+    Ok(())
+}
+
+// The letter in an entry, or why it will never be sent.
+fn open<P: Ports>(ports: &P, entry: &OutboxEntry) -> Result<Posted, &'static str> {
+    if entry.expires_at.is_some_and(|end| end <= ports.now()) {
+        return Err("its code ran out before it could be sent");
     }
     // Claimed once more than allowed: an attempt ended the process, or the pump, before it was settled.
     if entry.attempts > ports.policy().outbox.attempts {
-        return Settlement::Dead { error: "too many attempts were begun and never settled".to_owned() };
+        return Err("too many attempts were begun and never settled");
     }
     let opened = ports.keys().open_payload(entry.id, &entry.payload).ok();
-    let message = opened.and_then(|payload| serde_json::from_slice::<Message>(&payload).ok());
-    let Some(message) = message else {
-        return Settlement::Dead { error: "its payload cannot be read".to_owned() };
-    };
-    match sender.send(entry.id, &message, entry.created_at).await {
-        Ok(()) => Settlement::Sent,
-        Err(SendError::Permanent(error)) => Settlement::Dead { error },
-        Err(SendError::Transient(error)) => judge(entry.attempts, error, &ports.policy().outbox, ports.now()),
-    }
+    let message =
+        opened.and_then(|payload| serde_json::from_slice(&payload).ok()).ok_or("its payload cannot be read")?;
+    Ok(Posted { id: entry.id, message, at: entry.created_at })
 }
 
-/// Judges the `attempts`th failure: later, twice as late each time, or never.
-pub fn judge(attempts: i32, error: String, policy: &OutboxPolicy, now: OffsetDateTime) -> Settlement {
-    if attempts >= policy.attempts {
-        return Settlement::Dead { error };
-    }
+fn untold() -> Result<(), SendError> {
+    Err(SendError::Transient("nothing is known of it".to_owned()))
+}
+
+/// Judges what became of the `attempts`th attempt; after a failure: later, twice as late each time, or never.
+pub fn judge(attempts: i32, told: Result<(), SendError>, policy: &OutboxPolicy, now: OffsetDateTime) -> Settlement {
+    let error = match told {
+        Ok(()) => return Settlement::Sent,
+        Err(SendError::Permanent(error)) => return Settlement::Dead { error },
+        Err(SendError::Transient(error)) if attempts >= policy.attempts => return Settlement::Dead { error },
+        Err(SendError::Transient(error)) => error,
+    };
     let doublings = u32::try_from(attempts - 1).unwrap_or_default().min(20);
     let wait = policy.backoff.saturating_mul(1 << doublings).min(policy.backoff_max);
     Settlement::Retry { at: now + wait, error }
@@ -127,7 +167,8 @@ mod tests {
     fn each_attempt_waits_twice_as_long_until_the_last() {
         let policy = OutboxPolicy { attempts: 4, backoff_max: Duration::from_secs(12), ..memory::policy().outbox };
         let now = OffsetDateTime::UNIX_EPOCH;
-        let wait = |attempts| match judge(attempts, "x".into(), &policy, now) {
+        let failed = || Err(SendError::Transient("x".into()));
+        let wait = |attempts| match judge(attempts, failed(), &policy, now) {
             Settlement::Retry { at, .. } => Some((at - now).whole_seconds()),
             _ => None,
         };

@@ -874,29 +874,33 @@ impl Outbox for World {
 
     async fn settle(
         &mut self,
-        id: Uuid,
+        ids: &[Uuid],
         owner: Uuid,
         settlement: &Settlement,
         _now: OffsetDateTime,
-    ) -> Result<bool, Unavailable> {
+    ) -> Result<usize, Unavailable> {
         let mut facts = self.0.facts.borrow_mut();
-        if facts.leases.get(&id) != Some(&owner) {
-            return Ok(false);
-        }
-        facts.leases.remove(&id);
-        let entry = facts.outbox.iter_mut().find(|entry| entry.id == id).unwrap();
-        match settlement {
-            Settlement::Sent => entry.state = OutboxState::Sent,
-            Settlement::Retry { at, error } => {
-                entry.available_at = *at;
-                entry.last_error.clone_from(error);
+        let mut settled = 0;
+        for id in ids {
+            if facts.leases.get(id) != Some(&owner) {
+                continue;
             }
-            Settlement::Dead { error } => {
-                entry.state = OutboxState::Dead;
-                entry.last_error.clone_from(error);
+            facts.leases.remove(id);
+            settled += 1;
+            let entry = facts.outbox.iter_mut().find(|entry| entry.id == *id).unwrap();
+            match settlement {
+                Settlement::Sent => entry.state = OutboxState::Sent,
+                Settlement::Retry { at, error } => {
+                    entry.available_at = *at;
+                    entry.last_error.clone_from(error);
+                }
+                Settlement::Dead { error } => {
+                    entry.state = OutboxState::Dead;
+                    entry.last_error.clone_from(error);
+                }
             }
         }
-        Ok(true)
+        Ok(settled)
     }
 
     async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Result<Vec<OutboxEntry>, Unavailable> {

@@ -359,14 +359,15 @@ pub trait Outbox {
         until: OffsetDateTime,
         most: i64,
     ) -> Result<Vec<OutboxEntry>, Unavailable>;
-    /// Says what became of a claimed entry; `false` when the lease has passed to another owner.
+    /// Says what became of claimed entries, the same of all; returns of how many, without those whose lease has passed to
+    /// another owner.
     async fn settle(
         &mut self,
-        id: Uuid,
+        ids: &[Uuid],
         owner: Uuid,
         settlement: &Settlement,
         now: OffsetDateTime,
-    ) -> Result<bool, Unavailable>;
+    ) -> Result<usize, Unavailable>;
     /// The newest entries, of one state when given; events are left out.
     async fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Result<Vec<OutboxEntry>, Unavailable>;
     /// Makes dead entries pending again; without ids, all of them. Returns how many.

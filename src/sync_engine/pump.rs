@@ -10,15 +10,13 @@ use std::{
 };
 
 use lettre::message::Mailbox;
-use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{mailer::Mailer, ports::BlockingPorts, sms::SmsSender};
 use crate::{
-    mail::{SetupError, compose},
+    mail::{SetupError, Spool, compose},
     services::{
-        deliver::{SendError, Sender, deliver_next, purge},
-        letters::{Message, Recipient},
+        deliver::{Posted, SendError, Sender, deliver_next, purge},
+        letters::Recipient,
         run::run,
     },
     settings::Settings,
@@ -68,6 +66,12 @@ impl Wake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).is_stopping
     }
 
+    // For this long, unless it is to stop.
+    fn rest(&self, time: Duration) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_timeout_while(state, time, |state| !state.is_stopping));
+    }
+
     // Until something changed since `seen`, or for `poll`; returns what is seen now.
     fn wait(&self, seen: u64, poll: Duration) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,20 +82,51 @@ impl Wake {
 }
 
 /// Sends mail and text messages.
-struct Post {
-    mailer: Mailer,
-    sms: SmsSender,
-    from: Mailbox,
+enum Post {
+    Spool(Spool),
+    Servers { mailer: Mailer, sms: SmsSender, from: Mailbox },
+}
+
+impl Post {
+    fn new(settings: &Settings) -> Result<Self, SetupError> {
+        if let Some(spool) = Spool::of(settings) {
+            return Ok(Self::Spool(spool));
+        }
+        let mailer = Mailer::new(&settings.mail(), settings.mail.timeout)?;
+        let sms = SmsSender::new(&settings.sms(), settings.sms.timeout)?;
+        Ok(Self::Servers { mailer, sms, from: settings.mail.from.clone() })
+    }
+
+    // With servers more than one, so that a slow recipient does not hold up the next.
+    const fn threads(&self) -> usize {
+        match self {
+            Self::Spool(_) => 1,
+            Self::Servers { .. } => THREADS,
+        }
+    }
 }
 
 #[expect(refining_impl_trait, reason = "`Ready` is the proof that nothing here waits")]
 impl Sender for Post {
-    fn send(&self, id: Uuid, message: &Message, at: OffsetDateTime) -> Ready<Result<(), SendError>> {
-        ready(match &message.to {
-            Recipient::Email(to) => compose(&self.from, to, &message.letter.render(), id, at)
-                .and_then(|composed| self.mailer.send(&composed, id)),
-            Recipient::Phone(to) => self.sms.send(to, &message.letter.sms(), id),
-        })
+    fn at_once(&self) -> usize {
+        match self {
+            Self::Spool(_) => Spool::AT_ONCE,
+            Self::Servers { .. } => 1,
+        }
+    }
+
+    fn send(&self, letters: &[Posted]) -> Ready<Vec<Result<(), SendError>>> {
+        let (mailer, sms, from) = match self {
+            Self::Spool(spool) => return ready(spool.write(letters)),
+            Self::Servers { mailer, sms, from } => (mailer, sms, from),
+        };
+        let send = |Posted { id, message, at }: &Posted| match &message.to {
+            Recipient::Email(to) => {
+                compose(from, to, &message.letter.render(), *id, *at).and_then(|composed| mailer.send(&composed, *id))
+            }
+            Recipient::Phone(to) => sms.send(to, &message.letter.sms(), *id),
+        };
+        ready(letters.iter().map(send).collect())
     }
 }
 
@@ -100,7 +135,6 @@ pub struct Pump {
     wake: Arc<Wake>,
 }
 
-// More than one, so that a slow recipient does not hold up the next.
 const THREADS: usize = 2;
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -110,9 +144,7 @@ impl Pump {
     /// # Errors
     /// The mail or text-message set-up cannot be used.
     pub fn start(settings: &Settings, ports: &BlockingPorts) -> Result<Self, SetupError> {
-        let mailer = Mailer::new(&settings.mail(), settings.mail.timeout)?;
-        let sms = SmsSender::new(&settings.sms(), settings.sms.timeout)?;
-        let post = Arc::new(Post { mailer, sms, from: settings.mail.from.clone() });
+        let post = Arc::new(Post::new(settings)?);
         let spawn = |n: usize| -> io::Result<JoinHandle<()>> {
             let (ports, post) = (ports.clone(), Arc::clone(&post));
             ports.wake.change(|state| state.running += 1);
@@ -121,7 +153,7 @@ impl Pump {
                 .stack_size(1 << 20)
                 .spawn(move || work(&ports, &post, n == 0))
         };
-        let threads = (0..THREADS).map(spawn).collect::<io::Result<Vec<_>>>();
+        let threads = (0..post.threads()).map(spawn).collect::<io::Result<Vec<_>>>();
         threads.map_err(|error| SetupError(format!("cannot start a pump: {error}")))?;
         Ok(Self { wake: Arc::clone(&ports.wake) })
     }
@@ -147,9 +179,14 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
             }
         }
         match delivered {
-            Ok(Ok(true)) => continue,
+            Ok(Ok(0)) | Err(_) => (),
+            Ok(Ok(letters)) => {
+                if letters < post.at_once() {
+                    ports.wake.rest(Spool::GATHER);
+                }
+                continue;
+            }
             Ok(Err(error)) => tracing::warn!(error = %error, "the outbox cannot be read"),
-            Ok(Ok(false)) | Err(_) => (),
         }
         seen = ports.wake.wait(seen, ports.policy.outbox.poll);
     }

@@ -23,8 +23,7 @@ use crate::{
             Page, ProfileChanges, Session, SessionId, Settlement, User, UserId,
         },
         ports::{
-            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions,
-            Users,
+            Audit, Before, FoundSession, Inserted, Living, Outbox, Rotated, Rotation, SecondFactors, Sessions, Users,
         },
         session_cache::Changes,
         totp::TotpFactor,
@@ -429,13 +428,12 @@ impl Outbox for Store {
         ready(rows.and_then(entries))
     }
 
-    fn settle(&mut self, id: Uuid, owner: Uuid, settlement: &Settlement, now: OffsetDateTime) -> Answer<bool> {
-        let row = SettlementRow::new(settlement, now);
-        let changed = on!(self, conn => Prepared(diesel::update(outbox::table)
-            .filter(outbox::id.eq(DbId(id)).and(outbox::lease_owner.eq(DbId(owner))))
+    fn settle(&mut self, ids: &[Uuid], owner: Uuid, settlement: &Settlement, now: OffsetDateTime) -> Answer<usize> {
+        let (row, ids) = (SettlementRow::new(settlement, now), ids.iter().copied().map(DbId).collect::<Vec<_>>());
+        ready(on!(self, conn => Prepared(diesel::update(outbox::table)
+            .filter(outbox::id.eq_any(&ids).and(outbox::lease_owner.eq(DbId(owner))))
             .set(&row))
-            .changed(conn));
-        ready(changed.map(|rows| rows == 1))
+            .changed(conn)))
     }
 
     fn outbox_entries(&mut self, state: Option<OutboxState>, most: i64) -> Answer<Vec<OutboxEntry>> {
