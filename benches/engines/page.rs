@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{
     plot::{COLOURS, Plot, escape},
     report::{Cell, Drawn, Grid, Report, SHARED, Spread, multiple, percent, short},
+    run::CROWD,
     targets::Target,
 };
 
@@ -131,9 +132,10 @@ fn shares(page: &mut String, grid: &Grid<'_>, backend: &str) {
         } else {
             String::new()
         };
+        let crowd = if share.beside >= CROWD { format!(", {} connections", share.beside) } else { String::new() };
         let _ = write!(
             page,
-            "<span>{} <span class=\"faint\">{} of “{}”</span></span><div class=\"bar\">\
+            "<span>{} <span class=\"faint\">{} of “{}”{crowd}</span></span><div class=\"bar\">\
              <span class=\"{}\" style=\"width:{width:.1}%\"></span><b{beside}>{} · {}/s</b></div>",
             share.scenario,
             share.subject,

@@ -9,6 +9,7 @@ use super::{
     measure::{Cpu, Figure, Latency, Memory, real},
     page,
     plot::{Line, Plot},
+    run::CROWD,
     targets::{self, Target},
 };
 
@@ -251,6 +252,8 @@ pub struct Share<'a> {
     pub backend: &'a str,
     pub scenario: &'a str,
     pub subject: &'a str,
+    /// Its connections.
+    pub beside: usize,
     pub limit: &'static str,
     pub share: Spread,
     pub per_second: f64,
@@ -291,11 +294,12 @@ impl<'a> Grid<'a> {
         self.0.iter().find(|(other, _)| **other == row).map(|(_, cell)| cell)
     }
 
-    /// Each engine in a scenario, with a limit that was measured in turn with it.
+    /// Each engine in a scenario, with a limit that was measured in turn with it. The place names a crowd's connections.
     pub fn beside(&self, scenario: &str, limit: &str) -> Vec<(String, &Cell, &Cell)> {
         let of_scenario = self.0.iter().filter(|(row, _)| row.scenario == scenario && row.arrivals == 0);
         let pairs = of_scenario.filter(|(row, _)| row.is_engine()).filter_map(|(row, cell)| {
-            Some((format!("{} {}", row.backend, row.subject), cell, self.cell(row.with(limit))?))
+            let crowd = if row.beside >= CROWD { format!(", {} connections", row.beside) } else { String::new() };
+            Some((format!("{} {}{crowd}", row.backend, row.subject), cell, self.cell(row.with(limit))?))
         });
         pairs.collect()
     }
@@ -319,8 +323,8 @@ impl<'a> Grid<'a> {
         engines.filter_map(|(row, cell)| {
             let limit = limit_of(row.scenario, row.subject)?;
             let share = Spread::ratio(cell, self.cell(row.with(limit))?)?;
-            let Row { backend, scenario, subject, .. } = *row;
-            Some(Share { backend, scenario, subject, limit, share, per_second: cell.per_second })
+            let Row { backend, scenario, subject, beside, .. } = *row;
+            Some(Share { backend, scenario, subject, beside, limit, share, per_second: cell.per_second })
         })
     }
 }

@@ -60,6 +60,18 @@ fn limits_of(scenario: Scenario, backend: Backend) -> &'static [Limit] {
     }
 }
 
+/// From so many connections on, the 99th percentile is held against a turn of all of them (`targets::crowd`).
+pub const CROWD: usize = 1000;
+
+/// What is measured beside the engines with further numbers of connections: how late a bare handler's answers are with
+/// as many.
+fn limits_of_further(scenario: Scenario, connections: usize) -> &'static [Limit] {
+    match scenario {
+        Scenario::Verify | Scenario::Me if connections >= CROWD => &[Limit::Checked],
+        _ => &[],
+    }
+}
+
 /// Runs everything that the options ask for and reports it.
 ///
 /// # Errors
@@ -110,13 +122,15 @@ pub fn run(options: &Options) -> io::Result<()> {
 fn count(options: &Options) -> u64 {
     let (first, others) = options.rounds();
     let engines = options.engines().len();
-    let further = options.connections().len().saturating_sub(1);
+    let further: Vec<usize> = options.connections().iter().skip(1).copied().collect();
     let mut count = if options.no_extras { 0 } else { (options.extras().0.len() + 2) * engines };
     for backend in options.backends() {
         for scenario in options.scenarios().into_iter().filter(|_| !options.only_extras) {
             let limits = if options.no_limits { 0 } else { limits_of(scenario, backend).len() };
             let open = if options.is_open(scenario) { engines } else { 0 };
-            count += first * (engines + limits) + further * others * engines + open;
+            let crowds = further.iter().map(|connections| limits_of_further(scenario, *connections).len());
+            let crowds = if options.no_limits { 0 } else { crowds.sum() };
+            count += first * (engines + limits) + others * (further.len() * engines + crowds) + open;
         }
     }
     u64::try_from(count).unwrap_or(u64::MAX)
@@ -175,10 +189,13 @@ impl Run<'_> {
                     for engine in options.engines() {
                         self.drive(&mut stage, *engine, scenario, *connections, Pace::Closed, round)?;
                     }
-                    if place == 0 && !options.no_limits {
-                        for limit in limits_of(scenario, backend) {
-                            self.limit(&stage, *limit, scenario, *connections, round)?;
-                        }
+                    let limits = match place {
+                        _ if options.no_limits => &[],
+                        0 => limits_of(scenario, backend),
+                        _ => limits_of_further(scenario, *connections),
+                    };
+                    for limit in limits {
+                        self.limit(&stage, *limit, scenario, *connections, round)?;
                     }
                 }
                 if place == 0 && options.is_open(scenario) {
