@@ -40,7 +40,7 @@ const MORE_THREADS: usize = 8;
 /// How often it is looked for what is late.
 const TICK: Duration = Duration::from_millis(100);
 /// Up to so many are busy as soon as there is something to do for one more.
-const FEW_THREADS: usize = 64;
+const FEW_THREADS: usize = 48;
 /// And more, when something has waited so long for one of those, and they take so long with each connection.
 const STALL: Duration = Duration::from_millis(15);
 const SLOW_ANSWER: Duration = Duration::from_millis(5);
