@@ -23,7 +23,7 @@ use crate::{
         unlock,
     },
     settings::{Secret, Settings},
-    store::{migrations, one_commit, rotation},
+    store::{migrations, rotation},
     sync_engine::{BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache, Together},
     system,
 };
@@ -156,7 +156,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
         sessions: SessionCache::new(Arc::default()),
         reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(rotation::side_by_side(settings)),
-        bundles: Together::new(one_commit::side_by_side(settings)),
+        bundles: Together::of_writes(settings),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),

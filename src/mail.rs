@@ -738,7 +738,11 @@ pub(crate) mod scripted {
 
 #[cfg(test)]
 mod tests {
-    use super::{scripted::is_permanent, *};
+    use super::{
+        scripted::{files, is_permanent},
+        *,
+    };
+    use crate::services::letters::{Letter, Message};
 
     const ID: Uuid = Uuid::from_u128(0x0193_4b1e_6c7d_7a11_8000_1234_5678_9abc);
 
@@ -764,6 +768,44 @@ mod tests {
 
     fn headers(mail: &str) -> Vec<&str> {
         mail.split("\r\n\r\n").next().unwrap().split("\r\n").collect()
+    }
+
+    #[test]
+    fn letters_that_are_written_at_once_fail_each_for_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mail, text_messages) = (directory.path().join("mail"), directory.path().join("sms"));
+        let spool = Spool { mail: mail.clone(), text_messages: text_messages.clone(), from: from() };
+        let posted = |n: u128, to: Recipient| {
+            let letter = Letter::VerificationCode { code: "042917".to_owned(), minutes: 10 };
+            Posted { id: Uuid::from_u128(n), message: Message { to, letter }, at: at() }
+        };
+        let letters = [
+            posted(1, Recipient::Email("ada@example.org".to_owned())),
+            posted(2, Recipient::Email("no address".to_owned())),
+            posted(3, Recipient::Phone("+22990000000".to_owned())),
+            posted(4, Recipient::Email("eve@example.org".to_owned())),
+        ];
+        let told = spool.write(&letters);
+        assert!(told[1].as_ref().is_err_and(is_permanent));
+        assert_eq!([&told[0], &told[2], &told[3]], [&Ok(()); 3]);
+        let names = |directory: &Path| files(directory).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let name = |n: u128, extension: &str| format!("{}.{extension}", Uuid::from_u128(n));
+        assert_eq!(names(&mail), [name(1, "eml"), name(4, "eml")]);
+        assert_eq!(names(&text_messages), [name(3, "txt")]);
+        let written = std::fs::read(mail.join(name(1, "eml"))).unwrap();
+        let rendered = letters[0].message.letter.render();
+        assert_eq!(
+            written,
+            compose(&from(), "ada@example.org", &rendered, Uuid::from_u128(1), at()).unwrap().formatted()
+        );
+
+        // Another attempt writes the same again. Where one directory cannot be, the other's letters are written.
+        std::fs::remove_dir_all(&text_messages).unwrap();
+        std::fs::write(&text_messages, "a file").unwrap();
+        let told = spool.write(&letters);
+        assert!(matches!(told[2], Err(SendError::Transient(_))), "{told:?}");
+        assert_eq!([&told[0], &told[3]], [&Ok(()); 2]);
+        assert_eq!(names(&mail), [name(1, "eml"), name(4, "eml")]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     async_engine, parts,
     services::{limits::LocalLimiter, ports::READS_SIDE_BY_SIDE, session_cache::Versions},
     settings::{MailUrl, Settings, SmsUrl},
-    store::{self, migrations, one_commit, rotation},
+    store::{self, migrations, rotation},
     sync_engine::{
         self, BlockingPorts, BreachList, Database, EphemeralStore, GoogleKeys, Hasher, Pump, Renewer, SessionCache,
         Together,
@@ -68,7 +68,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
                 sessions: SessionCache::new(Arc::clone(&versions)),
                 reads: Together::new(READS_SIDE_BY_SIDE),
                 rotations: Together::new(rotation::side_by_side(settings)),
-                bundles: Together::new(one_commit::side_by_side(settings)),
+                bundles: Together::of_writes(settings),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),

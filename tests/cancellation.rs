@@ -150,7 +150,7 @@ fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
         sessions: SessionCache::new(Arc::default()),
         reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(bifrons::store::rotation::side_by_side(settings)),
-        bundles: Together::new(bifrons::store::one_commit::side_by_side(settings)),
+        bundles: Together::of_writes(settings),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),

@@ -89,7 +89,7 @@ impl Adapter for BlockingPorts {
             sessions: sync_engine::SessionCache::new(Arc::default()),
             reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
-            bundles: sync_engine::Together::new(bifrons::store::one_commit::side_by_side(settings)),
+            bundles: sync_engine::Together::of_writes(settings),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
@@ -129,7 +129,7 @@ impl Adapter for AsyncPorts {
             sessions: async_engine::SessionCache::new(Arc::default()),
             reads: async_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
-            bundles: async_engine::Together::new(bifrons::store::one_commit::side_by_side(settings)),
+            bundles: async_engine::Together::of_writes(settings),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
@@ -351,6 +351,7 @@ everywhere! { DATABASES:
     units_of_work_side_by_side_all_succeed
     a_sign_in_is_written_in_one_trip_as_row_by_row
     a_sign_up_is_written_in_one_trip_or_not_at_all
+    of_what_is_written_at_once_each_fails_for_itself
     what_fails_in_one_trip_keeps_nothing_of_it
     a_sign_up_that_nobody_waits_for_any_more_is_written_whole_or_not_at_all
 }
@@ -1930,6 +1931,29 @@ mod stories {
         let renewed = User { is_contested: true, updated_at: at, ..fresh.clone() };
         assert_same(&found(ports, fresh.id).await.expect("a user"), &renewed);
         assert_eq!(rows(world), [4, 0, 11, 11]);
+    }
+
+    pub(super) async fn of_what_is_written_at_once_each_fails_for_itself<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let known = enqueued(ports, letter(ports)).await;
+        let taken = inserted(ports, unverified(ports)).await;
+        // Of each three, one is well, one has a letter that is there already, and one an identifier that is taken.
+        let answers = ports
+            .together(30, async |ports, nth| {
+                let fresh = User { phone: None, ..unverified(&ports) };
+                let fresh = if nth % 3 == 2 { User { email: taken.email.clone(), ..fresh } } else { fresh };
+                let entry = if nth % 3 == 1 { known.clone() } else { letter(&ports) };
+                let (event, entries) = (audit_event(&ports), [entry]);
+                let bundle = Bundle { first: First::SignUp(&fresh), session: None, event: &event, entries: &entries };
+                (nth % 3, fresh.id, ports.write(&bundle).await.ok())
+            })
+            .await;
+        let twin = world.twin();
+        for (kind, id, answer) in answers {
+            let is_there = found(&twin, id).await.is_some();
+            assert_eq!((answer, is_there), [(Some(true), true), (None, false), (Some(false), false)][kind]);
+        }
+        assert_eq!(rows(world), [11, 0, 11, 10]);
     }
 
     pub(super) async fn a_sign_up_that_nobody_waits_for_any_more_is_written_whole_or_not_at_all<P: Adapter>(

@@ -23,7 +23,6 @@ use crate::{
     settings::{Settings, StoreUrl},
     store::{
         claim::ClaimedAt,
-        one_commit,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
         rows::{EntryRow, entries_of},
@@ -100,7 +99,7 @@ impl EphemeralStore {
     /// The URL cannot be used.
     pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, Unavailable> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone(), Together::new(one_commit::side_by_side(settings))),
+            StoreUrl::Embedded => Place::Table(database.clone(), Together::of_writes(settings)),
             StoreUrl::Redis(url) => {
                 let patience = Some(settings.store.timeout);
                 let config =

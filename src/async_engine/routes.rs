@@ -52,7 +52,7 @@ use crate::{
         problem::Problem, session_cache::Versions,
     },
     settings::Settings,
-    store::{one_commit, rotation},
+    store::rotation,
 };
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -158,7 +158,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
             sessions: sessions.clone(),
             reads: Together::new(READS_SIDE_BY_SIDE),
             rotations: Together::new(rotation::side_by_side(settings)),
-            bundles: Together::new(one_commit::side_by_side(settings)),
+            bundles: Together::of_writes(settings),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),

@@ -5,17 +5,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot::{Sender, channel};
 
-use crate::services::{error::Unavailable, ports::MOST_TOGETHER};
+use crate::{
+    services::{error::Unavailable, ports::MOST_TOGETHER},
+    settings::Settings,
+    store::one_commit,
+};
 
 /// Those that wait in one worker, and how many tasks ask for them; clones are the same.
 pub struct Together<Q, A> {
     state: Arc<Mutex<State<Q, A>>>,
     side_by_side: usize,
+    most: usize,
 }
 
 impl<Q, A> Clone for Together<Q, A> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), side_by_side: self.side_by_side }
+        Self { state: Arc::clone(&self.state), ..*self }
     }
 }
 
@@ -30,7 +35,15 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
     /// So many questions side by side.
     pub fn new(side_by_side: usize) -> Self {
         let state = State { waiting: Vec::new(), tasks: 0 };
-        Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1) }
+        Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1), most: MOST_TOGETHER }
+    }
+
+    /// For what is written: in one commit where that is worthwhile, or else each by itself.
+    pub fn of_writes(settings: &Settings) -> Self {
+        match one_commit::is_worthwhile(settings) {
+            true => Self::new(1),
+            false => Self { most: 1, ..Self::new(usize::MAX) },
+        }
     }
 
     /// Asks by `ask_all`, which answers many in their order, in a task of its own: whoever gives up meanwhile gives up
@@ -73,7 +86,7 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
         if state.waiting.is_empty() {
             state.tasks -= 1;
         }
-        let count = state.waiting.len().min(MOST_TOGETHER);
+        let count = state.waiting.len().min(self.most);
         state.waiting.drain(..count).unzip()
     }
 }

@@ -160,8 +160,101 @@ pub async fn purge<P: Ports>(ports: &P) -> Result<usize, Unavailable> {
 mod tests {
     use std::time::Duration;
 
+    use std::cell::RefCell;
+
     use super::*;
-    use crate::services::memory;
+    use crate::services::{
+        identifier::Identifier,
+        letters::{Letter, Recipient},
+        memory::{self, World},
+        model::OutboxState,
+        outbox,
+        run::run,
+    };
+
+    /// Takes three at a time, and fails those that go to somebody whose name begins so.
+    #[derive(Default)]
+    struct Three(RefCell<Vec<Vec<String>>>);
+
+    impl Sender for Three {
+        fn at_once(&self) -> usize {
+            3
+        }
+
+        async fn send(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
+            let to = |letter: &Posted| match &letter.message.to {
+                Recipient::Email(to) | Recipient::Phone(to) => to.clone(),
+            };
+            let names: Vec<String> = letters.iter().map(to).collect();
+            let tell = |name: &String| match name.as_str() {
+                name if name.starts_with("never") => Err(SendError::Permanent("gone".to_owned())),
+                name if name.starts_with("later") => Err(SendError::Transient("away".to_owned())),
+                _ => Ok(()),
+            };
+            let told = names.iter().map(tell).collect();
+            self.0.borrow_mut().push(names);
+            told
+        }
+    }
+
+    fn write(world: &World, name: &str, lives: Option<Duration>) {
+        let to = Identifier::email(&format!("{name}@example.org")).unwrap();
+        let letter = Letter::VerificationCode { code: "042917".to_owned(), minutes: 10 };
+        let entry = outbox::letter(world, &to, letter, lives.map(|lives| world.now() + lives));
+        run(world.clone().enqueue(&entry)).unwrap();
+    }
+
+    #[test]
+    fn of_letters_that_go_at_once_each_is_settled_for_itself() {
+        let (world, sender) = (World::new(), Three::default());
+        write(&world, "well", None);
+        write(&world, "overdue", Some(Duration::from_secs(1)));
+        write(&world, "later", None);
+        write(&world, "never", None);
+        write(&world, "last", None);
+        world.pass(Duration::from_secs(2));
+        let deliver = || run(deliver_next(&world, &sender)).unwrap();
+        assert_eq!([deliver(), deliver(), deliver()], [3, 2, 0]);
+        let sent = |names: &[&str]| names.iter().map(|name| format!("{name}@example.org")).collect::<Vec<_>>();
+        assert_eq!(*sender.0.borrow(), [sent(&["well", "later"]), sent(&["never", "last"])]);
+        let mut entries = run(world.clone().outbox_entries(None, 9)).unwrap();
+        entries.reverse();
+        let states: Vec<_> = entries.iter().map(|entry| (entry.state, entry.last_error.as_str())).collect();
+        let expected = [
+            (OutboxState::Sent, ""),
+            (OutboxState::Dead, "its code ran out before it could be sent"),
+            (OutboxState::Pending, "away"),
+            (OutboxState::Dead, "gone"),
+            (OutboxState::Sent, ""),
+        ];
+        assert_eq!(states, expected);
+        // Only what failed waits, for its own next attempt.
+        world.pass(Duration::from_secs(5));
+        assert_eq!([deliver(), deliver()], [1, 0]);
+    }
+
+    #[test]
+    fn who_tells_nothing_of_a_letter_has_not_sent_it() {
+        struct Silent;
+        impl Sender for Silent {
+            fn at_once(&self) -> usize {
+                2
+            }
+
+            async fn send(&self, _: &[Posted]) -> Vec<Result<(), SendError>> {
+                vec![Ok(())]
+            }
+        }
+        let world = World::new();
+        write(&world, "first", None);
+        write(&world, "second", None);
+        assert_eq!(run(deliver_next(&world, &Silent)).unwrap(), 2);
+        let pending = run(world.clone().outbox_entries(Some(OutboxState::Pending), 9)).unwrap();
+        assert_eq!(
+            pending.iter().map(|entry| entry.last_error.as_str()).collect::<Vec<_>>(),
+            ["nothing is known of it"]
+        );
+    }
 
     #[test]
     fn each_attempt_waits_twice_as_long_until_the_last() {

@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use crate::services::{error::Unavailable, ports::MOST_TOGETHER};
+use crate::{
+    services::{error::Unavailable, ports::MOST_TOGETHER},
+    settings::Settings,
+    store::one_commit,
+};
 
 /// Those that wait, and how many ask for them; clones are the same.
 pub struct Together<Q, A> {
@@ -70,6 +74,11 @@ impl<Q, A> Together<Q, A> {
     pub fn new(side_by_side: usize) -> Self {
         let state = State { groups: VecDeque::new(), leaders: 0 };
         Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1) }
+    }
+
+    /// For what is written: in one commit where that is worthwhile, or else each by itself.
+    pub fn of_writes(settings: &Settings) -> Self {
+        Self::new(if one_commit::is_worthwhile(settings) { 1 } else { usize::MAX })
     }
 
     /// Asks by `ask_all`, which answers many in their order, on this thread or on that of another who waits.
