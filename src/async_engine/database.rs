@@ -1,12 +1,12 @@
 //! Pools of connections that do not block, and units of work on them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use deadpool::{
     Runtime,
     managed::{Manager, Object, QueueMode, Timeouts},
 };
-use diesel::{ConnectionError, ConnectionResult, SqliteConnection};
+use diesel::{ConnectionError, ConnectionResult, QueryResult, SqliteConnection};
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _,
     TransactionManager as _,
@@ -20,11 +20,10 @@ use super::{lease::Lease, sqlite_thread::SqliteThread};
 use crate::{
     services::error::Unavailable,
     settings::{DatabaseUrl, Settings},
-    store::{postgres_tls, sql, sqlite_pragmas},
+    store::{one_commit, postgres_tls, sql, sqlite_pragmas},
 };
 
-/// A connection to the file, on a thread of its own.
-pub type EmbeddedConnection = SyncConnectionWrapper<SqliteConnection, SqliteThread>;
+type EmbeddedConnection = SyncConnectionWrapper<SqliteConnection, SqliteThread>;
 type SqliteTransactions = SyncTransactionManagerWrapper<diesel::connection::AnsiTransactionManager>;
 
 /// The durable database, as a pool.
@@ -136,6 +135,26 @@ fn close_when_idle(object: Object<AsyncDieselConnectionManager<EmbeddedConnectio
         let _ = conn.spawn_blocking(|_| Ok(())).await;
         close(conn);
     });
+}
+
+impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
+    /// [`one_commit::in_one_commit`] on this connection, as one statement.
+    ///
+    /// # Errors
+    /// The database is away; then nothing was written.
+    pub async fn in_one_commit<Q: Send + Sync + 'static, A: Send + 'static>(
+        &mut self,
+        all: &[Arc<Q>],
+        write: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
+    ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
+        let (all, limit) = (all.to_vec(), self.begin_statement());
+        let work =
+            move |conn: &mut SqliteConnection| one_commit::in_one_commit(conn, &all, |one, conn| write(one, conn));
+        let conn = &mut **self;
+        let answers = timeout(limit, conn.spawn_blocking(work)).await;
+        let answers = self.end_statement(answers)?;
+        Ok(answers.into_iter().map(|answer| self.end_statement(Ok(answer))).collect())
+    }
 }
 
 fn config<C, F>(setup: impl Fn(String) -> F + Send + Sync + 'static) -> ManagerConfig<C>

@@ -2,20 +2,14 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::Arc,
     time::Duration,
 };
 
 use deadpool::managed::{Manager, Object};
-use diesel::{SqliteConnection, result::QueryResult};
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
-use tokio::time::{error::Elapsed, timeout};
+use diesel::result::QueryResult;
+use tokio::time::error::Elapsed;
 
-use super::database::EmbeddedConnection;
-use crate::{
-    services::error::Unavailable,
-    store::{one_commit, sql},
-};
+use crate::{services::error::Unavailable, store::sql};
 
 /// Goes back to its pool when dropped; unless a statement or a unit of work was given up on it, or
 /// its server may be gone: then it is closed, so that the database undoes the work and lets go of
@@ -59,25 +53,6 @@ impl<M: Manager> Lease<M> {
             self.has_failed = true;
             Unavailable::database(error)
         })
-    }
-}
-
-impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
-    /// [`one_commit::in_one_commit`] on this connection, as one statement.
-    ///
-    /// # Errors
-    /// The database is away; then nothing was written.
-    pub async fn in_one_commit<Q: Send + Sync + 'static, A: Send + 'static>(
-        &mut self,
-        all: &[Arc<Q>],
-        write: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
-    ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
-        let (all, limit) = (all.to_vec(), self.begin_statement());
-        let work =
-            move |conn: &mut SqliteConnection| one_commit::in_one_commit(conn, &all, |one, conn| write(one, conn));
-        let answers = timeout(limit, self.spawn_blocking(work)).await;
-        let answers = self.end_statement(answers)?;
-        Ok(answers.into_iter().map(|answer| self.end_statement(Ok(answer))).collect())
     }
 }
 

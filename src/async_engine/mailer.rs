@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::{
     mail::{
-        IDLE, IDLE_CONNECTIONS, MECHANISMS, SendError, SetupError, SmtpServer, SpoolFile, Stage, Transaction,
+        IDLE, IDLE_CONNECTIONS, MECHANISMS, SendError, SetupError, SmtpServer, Spool, SpoolFile, Stage, Transaction,
         out_of_time, refused,
     },
+    services::deliver::Posted,
     settings::MailUrl,
 };
 
@@ -198,6 +199,13 @@ async fn deliver(connection: &mut AsyncSmtpConnection, transaction: &Transaction
 pub(super) async fn write_file(file: SpoolFile, bytes: Vec<u8>) -> Result<(), SendError> {
     let written = tokio::task::spawn_blocking(move || file.write(&bytes)).await;
     written.unwrap_or_else(|_panic| Err(SendError::Transient("the file was not written to its end".to_owned())))
+}
+
+/// Writes letters to their directories. Nothing is told of any where the code panicked.
+#[expect(clippy::disallowed_methods, reason = "once, where tokio's own files would do it at every step")]
+pub(super) async fn write_all(spool: &Spool, letters: &[Posted]) -> Vec<Result<(), SendError>> {
+    let (spool, letters) = (spool.clone(), letters.to_vec());
+    tokio::task::spawn_blocking(move || spool.write(&letters)).await.unwrap_or_default()
 }
 
 #[cfg(test)]

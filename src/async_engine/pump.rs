@@ -12,7 +12,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{mailer::Mailer, ports::AsyncPorts, sms::SmsSender};
+use super::{
+    mailer::{Mailer, write_all},
+    ports::AsyncPorts,
+    sms::SmsSender,
+};
 use crate::{
     mail::{SetupError, Spool, compose},
     services::{
@@ -68,10 +72,7 @@ impl Sender for Post {
 
     async fn send(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
         let (mailer, sms, from) = match self {
-            Self::Spool(spool) => {
-                let (spool, letters) = (spool.clone(), letters.to_vec());
-                return tokio::task::spawn_blocking(move || spool.write(&letters)).await.unwrap_or_default();
-            }
+            Self::Spool(spool) => return write_all(spool, letters).await,
             Self::Servers { mailer, sms, from } => (mailer, sms, from),
         };
         let mut told = Vec::with_capacity(letters.len());
