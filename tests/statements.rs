@@ -334,8 +334,9 @@ impl Sender for Postbox {
     }
 
     async fn send(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
-        let keep = |letter: &Posted| self.0.borrow_mut().push(serde_json::to_value(&letter.message).expect("JSON"));
-        letters.iter().map(|letter| Ok(keep(letter))).collect()
+        let kept = letters.iter().map(|letter| serde_json::to_value(&letter.message).expect("JSON"));
+        self.0.borrow_mut().extend(kept);
+        vec![Ok(()); letters.len()]
     }
 }
 
