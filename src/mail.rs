@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use data_encoding::BASE64;
@@ -191,6 +191,7 @@ pub struct Spool {
     mail: PathBuf,
     text_messages: PathBuf,
     from: Mailbox,
+    patience: Duration,
 }
 
 impl Spool {
@@ -200,17 +201,27 @@ impl Spool {
     /// How long letters are gathered after others, to be written at once. The first after a while waits for nothing.
     pub const GATHER: Duration = Duration::from_millis(50);
 
+    // How long letters are written, the last one begun within it.
+    const PATIENCE: Duration = Duration::from_secs(3);
+
     /// Where letters of both kinds go to directories.
     #[must_use]
     pub fn of(settings: &Settings) -> Option<Self> {
         let (MailUrl::File(mail), SmsUrl::File(text_messages)) = (settings.mail(), settings.sms()) else { return None };
-        Some(Self { mail, text_messages, from: settings.mail.from.clone() })
+        // No letter is to be written when another pump may have it already, nor one be waited for at the end.
+        let patience = (settings.outbox.lease / 2).min(Self::PATIENCE);
+        Some(Self { mail, text_messages, from: settings.mail.from.clone(), patience })
     }
 
     /// Writes letters; tells of each what became of it.
     #[must_use]
     pub fn write(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
-        let written: Vec<_> = letters.iter().map(|letter| self.write_one(letter)).collect();
+        let end = Instant::now() + self.patience;
+        let write = |letter| {
+            let late = || SendError::Transient("the disk was too slow for the letters before it".to_owned());
+            if Instant::now() < end { self.write_one(letter) } else { Err(late()) }
+        };
+        let written: Vec<_> = letters.iter().map(write).collect();
         let synced = |directory: &Path| {
             let is_used = written.iter().flatten().any(|used| *used == directory);
             if is_used { sync_directory(directory).map_err(|error| not_written(&error)) } else { Ok(()) }
@@ -774,7 +785,8 @@ mod tests {
     fn letters_that_are_written_at_once_fail_each_for_itself() {
         let directory = tempfile::tempdir().unwrap();
         let (mail, text_messages) = (directory.path().join("mail"), directory.path().join("sms"));
-        let spool = Spool { mail: mail.clone(), text_messages: text_messages.clone(), from: from() };
+        let patience = Spool::PATIENCE;
+        let spool = Spool { mail: mail.clone(), text_messages: text_messages.clone(), from: from(), patience };
         let posted = |n: u128, to: Recipient| {
             let letter = Letter::VerificationCode { code: "042917".to_owned(), minutes: 10 };
             Posted { id: Uuid::from_u128(n), message: Message { to, letter }, at: at() }
@@ -806,6 +818,12 @@ mod tests {
         assert!(matches!(told[2], Err(SendError::Transient(_))), "{told:?}");
         assert_eq!([&told[0], &told[3]], [&Ok(()); 2]);
         assert_eq!(names(&mail), [name(1, "eml"), name(4, "eml")]);
+
+        // Once its time is over, none is begun.
+        std::fs::remove_dir_all(&mail).unwrap();
+        let told = Spool { patience: Duration::ZERO, ..spool }.write(&letters);
+        assert!(told.iter().all(|told| matches!(told, Err(SendError::Transient(_)))), "{told:?}");
+        assert!(!mail.exists());
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
     /// [`one_commit::in_one_commit`] on this connection, as one statement.
     ///
     /// # Errors
-    /// The database is away; then nothing was written.
+    /// The database is away, or did not answer in time; then nothing is known to be written.
     pub async fn in_one_commit<Q: Send + Sync + 'static, A: Send + 'static>(
         &mut self,
         all: &[Arc<Q>],

@@ -151,8 +151,9 @@ impl Ports for AsyncPorts {
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
         let ports = self.clone();
         let write_all = async move |bundles: &[Arc<Rows>]| {
+            let mut store = ports.store_to_write().await?;
             let _wake = WakeAtLast(Arc::clone(&ports.wake), bundles.iter().map(|rows| rows.letters).sum());
-            ports.store_to_write().await?.write_all(bundles).await
+            store.write_all(bundles).await
         };
         self.bundles.ask(Arc::new(Rows::of(bundle, &self.keys, system::random)), write_all).await.flatten()
     }

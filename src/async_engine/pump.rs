@@ -128,7 +128,7 @@ impl Pump {
 async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bool>, purges: bool) {
     let mut purged_at = None::<Instant>;
     while !*stop.borrow() {
-        // A task of its own: a letter that makes the code panic costs an attempt, not the pump.
+        // A task of its own: letters that make the code panic cost an attempt, not the pump.
         let (at, with) = (ports.clone(), Arc::clone(post));
         let delivered = actix_web::rt::spawn(async move { deliver_next(&at, &*with).await }).await;
         // After a letter, not only when there is none: there may always be one.

@@ -257,7 +257,7 @@ impl Store {
     /// [`Ports::write`](crate::services::ports::Ports::write) for many, on this connection.
     ///
     /// # Errors
-    /// The database is away; then nothing was written.
+    /// The database is away, or did not answer in time; then nothing is known to be written.
     pub async fn write_all(&mut self, bundles: &[Arc<Rows>]) -> Answer<Vec<Answer<bool>>> {
         bundles.iter().filter_map(|rows| rows.changed_user).for_each(|id| self.changes.note_user(id));
         match &mut self.connection {

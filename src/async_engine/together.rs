@@ -1,5 +1,5 @@
 //! Who asks at the same time asks together: whoever comes while another's question is under way waits for the next
-//! one, which is for all that have come by then. Nobody waits for others to come.
+//! one, which is for all that have come by then. Nobody waits for others to come, but for those whose turn it is already.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -97,6 +97,16 @@ impl<Q, A> Together<Q, A> {
     }
 }
 
+impl<Q, A> Together<Q, A> {
+    // Those who wait for this task; each has one of their own where nothing is asked together.
+    fn give_up_waiting(&self) -> Vec<Tell<A>> {
+        match self.most {
+            1 => Vec::new(),
+            _ => self.lock().waiting.drain(..).map(|(_, tell)| tell).collect(),
+        }
+    }
+}
+
 struct Task<Q, A> {
     together: Together<Q, A>,
     is_done: bool,
@@ -117,7 +127,7 @@ impl<Q: 'static, A: 'static> Task<Q, A> {
                 }),
                 // What is away is so for all who wait: they must not find it out one after the other.
                 Err(error) => {
-                    let others = self.together.lock().waiting.drain(..).map(|(_, tell)| tell).collect::<Vec<_>>();
+                    let others = self.together.give_up_waiting();
                     for tell in tell.into_iter().chain(others) {
                         let _ = tell.send(Err(error.again()));
                     }
@@ -133,7 +143,8 @@ impl<Q, A> Drop for Task<Q, A> {
         if !self.is_done {
             let mut state = self.together.lock();
             state.tasks -= 1;
-            state.waiting.clear();
+            drop(state);
+            drop(self.together.give_up_waiting());
         }
     }
 }

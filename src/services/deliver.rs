@@ -1,9 +1,11 @@
 //! Empties the outbox: claims letters, sends them, settles them.
 //!
 //! A claimed letter belongs to its pump for the length of a lease that is longer than any attempt
-//! to send, so several instances never send one letter twice in ordinary running; a crash between
+//! to send it, so several instances never send one letter twice in ordinary running; a crash between
 //! sending and settling may. Each letter waits for its own next attempt and stalls no other: several
 //! are claimed at once only where none has to wait for a server ([`Sender::at_once`]).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -62,15 +64,15 @@ pub async fn deliver_next<P: Ports, S: Sender>(ports: &P, sender: &S) -> Result<
     if claimed.is_empty() {
         return Ok(0);
     }
-    let opened = claimed.iter().map(|entry| open(ports, entry)).collect::<Vec<_>>();
+    // One that makes the code panic must not cost the others an attempt.
+    let open = |entry| catch_unwind(AssertUnwindSafe(|| open(ports, entry))).unwrap_or_else(|_panic| panicked());
+    let opened = claimed.iter().map(open).collect::<Vec<_>>();
     let letters = opened.iter().filter_map(|letter| letter.as_ref().ok().cloned()).collect::<Vec<_>>();
     let mut told = sender.send(&letters).await.into_iter();
     let (mut sent, mut others) = (Vec::new(), Vec::new());
     for (entry, letter) in claimed.iter().zip(opened) {
-        let settlement = match letter {
-            Ok(_) => judge(entry.attempts, told.next().unwrap_or_else(untold), policy, ports.now()),
-            Err(hopeless) => Settlement::Dead { error: hopeless.to_owned() },
-        };
+        let told = letter.and_then(|_| told.next().unwrap_or_else(untold));
+        let settlement = judge(entry.attempts, told, policy, ports.now());
         if let Settlement::Retry { error, .. } | Settlement::Dead { error } = &settlement {
             let is_dead = matches!(settlement, Settlement::Dead { .. });
             tracing::warn!(letter = %entry.id, kind = entry.kind, attempt = entry.attempts, is_dead, error, "not sent");
@@ -79,11 +81,12 @@ pub async fn deliver_next<P: Ports, S: Sender>(ports: &P, sender: &S) -> Result<
             sent.push(entry.id);
         }
     }
-    settle(ports, &sent, owner, &Settlement::Sent).await?;
+    // What cannot be settled is one letter's matter, too.
+    let mut settled = settle(ports, &sent, owner, &Settlement::Sent).await;
     for (id, settlement) in others {
-        settle(ports, &[id], owner, &settlement).await?;
+        settled = settled.and(settle(ports, &[id], owner, &settlement).await);
     }
-    Ok(claimed.len())
+    settled.map(|()| claimed.len())
 }
 
 async fn settle<P: Ports>(ports: &P, ids: &[Uuid], owner: Uuid, settlement: &Settlement) -> Result<(), Unavailable> {
@@ -92,24 +95,29 @@ async fn settle<P: Ports>(ports: &P, ids: &[Uuid], owner: Uuid, settlement: &Set
     }
     let settled = ports.store().await?.settle(ids, owner, settlement, ports.now()).await?;
     if settled < ids.len() {
-        tracing::warn!(letters = ?ids, settled, "the lease ended before the letters were settled");
+        tracing::warn!(letters = ?ids, settled, "the lease of some ended before they were settled");
     }
     Ok(())
 }
 
-// The letter in an entry, or why it will never be sent.
-fn open<P: Ports>(ports: &P, entry: &OutboxEntry) -> Result<Posted, &'static str> {
+// The letter in an entry, or why it is not sent.
+fn open<P: Ports>(ports: &P, entry: &OutboxEntry) -> Result<Posted, SendError> {
+    let hopeless = |error: &str| SendError::Permanent(error.to_owned());
     if entry.expires_at.is_some_and(|end| end <= ports.now()) {
-        return Err("its code ran out before it could be sent");
+        return Err(hopeless("its code ran out before it could be sent"));
     }
     // Claimed once more than allowed: an attempt ended the process, or the pump, before it was settled.
     if entry.attempts > ports.policy().outbox.attempts {
-        return Err("too many attempts were begun and never settled");
+        return Err(hopeless("too many attempts were begun and never settled"));
     }
     let opened = ports.keys().open_payload(entry.id, &entry.payload).ok();
-    let message =
-        opened.and_then(|payload| serde_json::from_slice(&payload).ok()).ok_or("its payload cannot be read")?;
+    let message = opened.and_then(|payload| serde_json::from_slice(&payload).ok());
+    let message = message.ok_or_else(|| hopeless("its payload cannot be read"))?;
     Ok(Posted { id: entry.id, message, at: entry.created_at })
+}
+
+fn panicked() -> Result<Posted, SendError> {
+    Err(SendError::Transient("it cannot be read".to_owned()))
 }
 
 fn untold() -> Result<(), SendError> {

@@ -82,7 +82,7 @@ pub trait Ports {
     where
         E: From<Unavailable>;
 
-    /// One unit of work that is known beforehand, in one trip to the database; `false` when its condition does not hold,
+    /// A unit of work that is known beforehand, in one trip to the database, or in one commit with others'; `false` when its condition does not hold,
     /// and nothing was written.
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
         self.transaction(async |store| bundle.write_each(store).await).await

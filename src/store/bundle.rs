@@ -1,4 +1,4 @@
-//! Rows that are written together in one trip: one statement of PostgreSQL, one unit of work of SQLite.
+//! Rows that are written together in one trip: one statement of PostgreSQL, within one unit of work of SQLite.
 
 use std::fmt::Write as _;
 

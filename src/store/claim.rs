@@ -1,4 +1,4 @@
-//! A right with what is stored with it, in the table: one statement of PostgreSQL, one unit of work of SQLite.
+//! A right with what is stored with it, in the table: one statement of PostgreSQL, within one unit of work of SQLite.
 
 use diesel::{
     QueryResult, RunQueryDsl as _, SqliteConnection,

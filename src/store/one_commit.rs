@@ -3,6 +3,7 @@
 
 use diesel::{QueryResult, SqliteConnection};
 
+use super::sql;
 use crate::settings::{DatabaseUrl, Settings};
 
 /// Whether several are to be written in one commit. A file has one writer, and whoever comes meanwhile waits for it in any
@@ -11,17 +12,18 @@ pub fn is_worthwhile(settings: &Settings) -> bool {
     matches!(settings.database(), DatabaseUrl::Sqlite(_))
 }
 
-/// Writes each of `all`, by `write`, in one unit of work. Where one fails, nothing of it is kept, and each is written in a
-/// unit of its own: nobody fails for what another wrote.
+/// Writes each of `all`, by `write`, in one unit of work. Where one breaks a rule of the schema, nothing of that unit is
+/// kept, and each is written in a unit of its own: nobody fails for what another wrote.
 ///
 /// # Errors
-/// The unit could not begin, or not be committed; then nothing was written.
+/// The unit could not begin, go on or be committed; then nothing is known to be written.
 pub fn in_one_commit<Q, A>(
     conn: &mut SqliteConnection,
     all: &[Q],
     write: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A>,
 ) -> QueryResult<Vec<QueryResult<A>>> {
     let mut has_failed = false;
+    let by_itself = |one, conn: &mut SqliteConnection| conn.immediate_transaction(|conn| write(one, conn));
     let unit = |conn: &mut SqliteConnection| {
         let mut answers = Vec::with_capacity(all.len());
         for one in all {
@@ -31,9 +33,10 @@ pub fn in_one_commit<Q, A>(
     };
     match conn.immediate_transaction(unit) {
         Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
-        Err(error) if !has_failed => Err(error),
+        // The disk's or the file's trouble is everybody's: each by itself would only find it out anew.
+        Err(error) if !has_failed || !sql::spares_connection(&error) => Err(error),
         Err(error) if all.len() < 2 => Ok(vec![Err(error)]),
-        Err(_) => Ok(all.iter().map(|one| conn.immediate_transaction(|conn| write(one, conn))).collect()),
+        Err(_) => Ok(all.iter().map(|one| by_itself(one, conn)).collect()),
     }
 }
 

@@ -45,7 +45,7 @@ impl Pooled<SqliteConnection> {
     /// [`one_commit::in_one_commit`] on this connection.
     ///
     /// # Errors
-    /// The database is away; then nothing was written.
+    /// The database is away, or did not answer in time; then nothing is known to be written.
     pub fn in_one_commit<Q, A>(
         &mut self,
         all: &[Q],

@@ -169,7 +169,7 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
     let mut seen = 0;
     let mut purged_at = None::<Instant>;
     while !ports.wake.is_stopping() {
-        // A letter that makes the code panic costs an attempt, not the pump.
+        // Letters that make the code panic cost an attempt, not the pump.
         let delivered = catch_unwind(AssertUnwindSafe(|| run(deliver_next(ports, post))));
         // After a letter, not only when there is none: there may always be one.
         if purges && purged_at.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {

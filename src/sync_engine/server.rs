@@ -746,7 +746,7 @@ mod tests {
         let server = serve(Limits { threads: 80, thread_idle: Duration::from_secs(1), ..Limits::default() });
         let count = || lock(&server.shared.threads).iter().flatten().filter(|thread| !thread.is_finished()).count();
         assert_eq!(count(), waiting::FIRST_THREADS);
-        // All wait in their handlers, so that each needs a thread, those after the first 64 as well.
+        // All wait in their handlers, so that each needs a thread, those after the first few as well.
         let mut asking: Vec<_> = (0..79).map(|_| connect(&server)).collect();
         asking.iter_mut().for_each(|stream| stream.write_all(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent"));
         let started = Instant::now();

@@ -249,7 +249,7 @@ impl Store {
     /// [`Ports::write`](crate::services::ports::Ports::write) for many, on this connection.
     ///
     /// # Errors
-    /// The database is away; then nothing was written.
+    /// The database is away, or did not answer in time; then nothing is known to be written.
     pub fn write_all(&mut self, bundles: &[Rows]) -> Result<Vec<Result<bool, Unavailable>>, Unavailable> {
         for rows in bundles {
             rows.changed_user.into_iter().for_each(|id| self.changes.note_user(id));
