@@ -697,7 +697,7 @@ const CASES: &[(&str, &[Case])] = &[
     ("new recovery codes", &[Case::ReplaceRecoveryCodes]),
     ("second factor switched off", &[Case::DisableMfa]),
     ("ready", &[Case::Ready]),
-    ("a letter, in the pump", &[Case::Letter]),
+    ("a letter by itself, in the pump", &[Case::Letter]),
 ];
 
 impl<P: Engine> World<P> {

@@ -192,3 +192,30 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
     }
     ports.wake.change(|state| state.running -= 1);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_ends_with_the_pump_and_not_with_a_letter() {
+        let wake = Wake::default();
+        let rest = |time: Duration| {
+            let began = Instant::now();
+            wake.rest(time);
+            began.elapsed()
+        };
+        let (short, long) = (Duration::from_millis(50), Duration::from_secs(60));
+        thread::scope(|scope| {
+            let resting = scope.spawn(|| rest(short));
+            while !resting.is_finished() {
+                wake.wake(1);
+                thread::yield_now();
+            }
+            assert!(resting.join().unwrap() >= short);
+            let resting = scope.spawn(|| rest(long));
+            wake.stop();
+            assert!(resting.join().unwrap() < long / 2);
+        });
+    }
+}
