@@ -28,7 +28,7 @@ async fn read(ports: &AsyncPorts) -> Result<(), Unavailable> {
         let found = ports.store().await?.sessions_with_users(&ids).await?;
         for (key, found) in keys.iter().zip(found) {
             if let Ok(Some((session, user))) = found {
-                ports.sessions.keep(*key, Known::new(session, user, read_at)).await;
+                ports.sessions.keep(*key, Known::new(session, user, read_at));
             }
         }
     }

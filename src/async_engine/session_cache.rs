@@ -5,44 +5,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::{Entry, Expiry, future::Cache, ops::compute::Op};
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
 
 use crate::services::{
     error::Unavailable,
     model::{Session, SessionId, User, UserId},
-    session_cache::{Due, Key, Known, MOST_ENTRIES, Versions},
+    session_cache::{Due, Key, Known, MOST_ENTRIES, Swept, Told, Version, Versions, Worth},
 };
 
 /// Sessions by id, for less than a second each.
 #[derive(Clone)]
 pub struct SessionCache {
-    known: Cache<Key, Arc<Known>>,
+    told: Arc<Cache<SessionId, Arc<Told>>>,
+    swept: Arc<Swept>,
     due: Arc<Due>,
     versions: Arc<Versions>,
-}
-
-struct GoodFor;
-
-impl Expiry<Key, Arc<Known>> for GoodFor {
-    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<Duration> {
-        Some(known.good_for(now))
-    }
-
-    fn expire_after_update(&self, _: &Key, known: &Arc<Known>, now: Instant, _: Option<Duration>) -> Option<Duration> {
-        Some(known.good_for(now))
-    }
-}
-
-enum Miss {
-    Absent,
-    Unavailable(Unavailable),
 }
 
 impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
-        let known = Cache::builder().max_capacity(MOST_ENTRIES.into()).expire_after(GoodFor).build();
-        Self { known, due: Arc::default(), versions }
+        let told = Arc::new(Cache::new(MOST_ENTRIES.into()));
+        Self { told, swept: Arc::default(), due: Arc::default(), versions }
     }
 
     /// The versions that changes are told to.
@@ -55,13 +39,23 @@ impl SessionCache {
         self.due.take()
     }
 
-    /// Remembers what was read, unless what is there is newer: an answer may come so late that another has looked since.
-    pub async fn keep(&self, key: Key, known: Known) {
-        let put = async |there: Option<Entry<Key, Arc<Known>>>| match there {
-            Some(there) if there.value().read_at >= known.read_at => Op::Nop,
-            _ => Op::Put(Arc::new(known)),
+    /// Remembers what was read, unless what is there is newer, or somebody is looking at this moment.
+    pub fn keep(&self, key: Key, known: Known) {
+        let (id, version) = key;
+        // It was changed meanwhile.
+        if self.versions.of(id, known.user.id) != version {
+            return;
+        }
+        let new = Arc::new(Told::new(version, Ok(Some(Arc::new(known)))));
+        let replace = |_: &SessionId, there: &mut Arc<Told>| {
+            if there.gives_way_to(&new) {
+                *there = Arc::clone(&new);
+            }
+            EntryAction::Retain(())
         };
-        self.known.entry(key).and_compute_with(put).await;
+        if let EntryResult::Vacant(place) = self.told.entry(&id, Some(Duration::ZERO), replace) {
+            let _ = place.insert(new);
+        }
     }
 
     /// A session of `user`, remembered or read. `renew` is called now and then: it is to have what is due by
@@ -77,37 +71,61 @@ impl SessionCache {
         renew: impl FnOnce(),
     ) -> Result<Option<Arc<Known>>, Unavailable>
     where
-        F: Future<Output = Result<Option<(Session, User)>, Unavailable>> + 'static,
+        F: Future<Output = Result<Option<(Session, User)>, Unavailable>>,
     {
-        let look = || {
-            let (read_at, found) = (Instant::now(), read());
-            async move {
-                let (session, user) = found.await.map_err(Miss::Unavailable)?.ok_or(Miss::Absent)?;
-                Ok(Arc::new(Known::new(session, user, read_at)))
-            }
-        };
-        let key = (id, self.versions.of(id, user));
-        // What is nearly always there is found without the room that reading takes.
-        let now = Instant::now();
-        if let Some(known) = self.known.get(&key).await.filter(|known| !known.good_for(now).is_zero()) {
-            if known.may_renew(now) && self.due.add(key, now) {
+        let (version, asked) = (self.versions.of(id, user), Instant::now());
+        let there = self.told.get(&id);
+        if let Some(known) = there.as_ref().and_then(|told| told.known(version, asked)) {
+            if known.may_renew(asked) && self.due.add((id, version), asked) {
                 renew();
             }
-            return Ok(Some(known));
+            return Ok(Some(Arc::clone(known)));
         }
-        let found = match Box::pin(self.known.try_get_with(key, look())).await {
-            // Another's answer that took too long to come tells of a time before this was asked.
-            Ok(known) if known.good_for(Instant::now()).is_zero() => Box::pin(look()).await,
-            Ok(known) => Ok(known),
-            Err(miss) => match &*miss {
-                Miss::Absent => Err(Miss::Absent),
-                Miss::Unavailable(error) => Err(Miss::Unavailable(error.again())),
-            },
+        drop(there);
+        // What is nearly always there is found without the room that reading takes.
+        Box::pin(self.look(id, version, asked, read)).await
+    }
+
+    /// One look for all who ask meanwhile.
+    async fn look<F>(
+        &self,
+        id: SessionId,
+        version: Version,
+        asked: Instant,
+        read: impl Fn() -> F,
+    ) -> Result<Option<Arc<Known>>, Unavailable>
+    where
+        F: Future<Output = Result<Option<(Session, User)>, Unavailable>>,
+    {
+        let look = async || {
+            let read_at = Instant::now();
+            let found = read().await?;
+            Ok(found.map(|(session, user)| Arc::new(Known::new(session, user, read_at))))
         };
-        match found {
-            Ok(known) => Ok(Some(known)),
-            Err(Miss::Absent) => Ok(None),
-            Err(Miss::Unavailable(error)) => Err(error),
+        let judge = |_: &SessionId, there: &mut Arc<Told>| match there.worth(version, asked, Instant::now()) {
+            Worth::Answer(found) => EntryAction::Retain(Some(found)),
+            Worth::TooLate => EntryAction::Retain(None),
+            Worth::Nothing => EntryAction::ReplaceWithGuard,
+        };
+        match self.told.entry_async(&id, judge).await {
+            EntryResult::Retained(Some(found)) => found,
+            EntryResult::Vacant(place) | EntryResult::Replaced(place, _) => {
+                let found = look().await;
+                let told = found.as_ref().map(Clone::clone).map_err(Unavailable::again);
+                // Should it have no place any more, those who wait are told all the same.
+                let _ = place.insert(Arc::new(Told::new(version, told)));
+                self.sweep();
+                found
+            }
+            EntryResult::Retained(None) | EntryResult::Removed(..) | EntryResult::Timeout => look().await,
+        }
+    }
+
+    /// Forgets now and then what is of no use any more.
+    fn sweep(&self) {
+        let now = Instant::now();
+        if self.swept.is_due(now) {
+            self.told.retain(|_, told| told.is_of_use(now));
         }
     }
 }
@@ -159,7 +177,7 @@ mod tests {
             let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
             let (session, user) = row();
             let old = Instant::now().checked_sub(MOST_AGE * 7 / 10).unwrap();
-            cache.known.insert((ID, cache.versions.of(ID, USER)), Arc::new(Known::new(session, user, old))).await;
+            cache.keep((ID, cache.versions.of(ID, USER)), Known::new(session, user, old));
             let renewals = Cell::new(0);
             let get = async || {
                 let renew = || renewals.set(renewals.get() + 1);
@@ -172,7 +190,7 @@ mod tests {
             let due = cache.take_due();
             assert_eq!(due, [(ID, cache.versions.of(ID, USER))]);
             let (session, user) = row();
-            cache.keep(due[0], Known::new(session, user, Instant::now())).await;
+            cache.keep(due[0], Known::new(session, user, Instant::now()));
             assert!(get().await.read_at > old && (renewals.get(), looks.get()) == (1, 0));
         });
     }
@@ -188,8 +206,9 @@ mod tests {
                 Known::new(session, user, now.checked_sub(Duration::from_millis(millis)).unwrap())
             };
             for (millis, kept) in [(50, 50), (200, 50), (10, 10)] {
-                cache.keep(key, read_before(millis)).await;
-                assert_eq!(cache.known.get(&key).await.unwrap().read_at, read_before(kept).read_at);
+                cache.keep(key, read_before(millis));
+                let told = cache.told.get(&ID).unwrap();
+                assert_eq!(told.known(key.1, now).unwrap().read_at, read_before(kept).read_at);
             }
         });
     }

@@ -1,9 +1,9 @@
 //! What is remembered of sessions and their users, so that reading a token's bearer needs no database each time.
 //!
 //! A memory is good for [`MOST_AGE`] from before it was read, so that the end of a session is seen on every
-//! instance within the contract's second (§3). In the process that made a change it is seen at once: a memory is
-//! kept under the [`Version`] of its session and user, which every change moves on. Whatever was being read while
-//! the change was made is kept under the old version, where nobody looks any more.
+//! instance within the contract's second (§3). In the process that made a change it is seen at once: a memory tells the
+//! [`Version`] of its session and user, which every change moves on. Whatever was being read while the change was made
+//! tells the old version, which nobody relies on any more.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -17,11 +17,17 @@ use std::{
 
 use uuid::Uuid;
 
-use super::model::{Session, SessionId, User, UserId};
+use super::{
+    error::Unavailable,
+    model::{Session, SessionId, User, UserId},
+};
 
 /// How long a memory is good at most, counted from before it was read. The rest of the contract's second is for the
 /// answer that is being given meanwhile.
 pub const MOST_AGE: Duration = Duration::from_millis(750);
+
+/// How often an engine looks through its memories for those whose time is over, while there are new ones.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// How many memories an engine keeps at most; each takes some two kilobytes.
 pub const MOST_ENTRIES: u16 = 5_000;
@@ -71,7 +77,87 @@ impl Known {
     }
 }
 
-/// Whose memory: the session, and which of its changes the memory knows of.
+/// What a look for a session told. Those who were waiting for it are told the same, whatever it was; to those who come
+/// later only a session that was there is worth anything, and not for long.
+#[derive(Debug)]
+pub struct Told {
+    version: Version,
+    found: Result<Option<Arc<Known>>, Unavailable>,
+    at: Instant,
+}
+
+/// What somebody can make of what was [`Told`].
+#[derive(Debug)]
+pub enum Worth {
+    /// It is the answer.
+    Answer(Result<Option<Arc<Known>>, Unavailable>),
+    /// It took too long to come and tells of a time before this was asked. Nobody else is to wait for the next look: so
+    /// many looks that take too long would not be one after the other.
+    TooLate,
+    /// There has to be another look, for all who wait.
+    Nothing,
+}
+
+impl Told {
+    /// A look that has just ended, at what was under `version` when it began.
+    pub fn new(version: Version, found: Result<Option<Arc<Known>>, Unavailable>) -> Self {
+        Self { version, found, at: Instant::now() }
+    }
+
+    /// The session under `version`, for as long as it may be relied on.
+    pub fn known(&self, version: Version, now: Instant) -> Option<&Arc<Known>> {
+        let known = self.found.as_ref().ok()?.as_ref()?;
+        (self.version == version && !known.good_for(now).is_zero()).then_some(known)
+    }
+
+    /// What it is worth to whoever has asked at `asked` for what is under `version`.
+    pub fn worth(&self, version: Version, asked: Instant, now: Instant) -> Worth {
+        let was_waited_for = self.version == version && self.at >= asked;
+        match &self.found {
+            _ if self.version != version => Worth::Nothing,
+            Ok(Some(known)) if !known.good_for(now).is_zero() => Worth::Answer(Ok(Some(Arc::clone(known)))),
+            Ok(Some(_)) if was_waited_for => Worth::TooLate,
+            Ok(None) if was_waited_for => Worth::Answer(Ok(None)),
+            Err(error) if was_waited_for => Worth::Answer(Err(error.again())),
+            Ok(_) | Err(_) => Worth::Nothing,
+        }
+    }
+
+    /// Whether `other` is to be remembered instead: an answer may come so late that another has looked since.
+    pub fn gives_way_to(&self, other: &Self) -> bool {
+        let read_at = |told: &Self| told.found.as_ref().ok()?.as_ref().map(|known| known.read_at);
+        self.version != other.version || read_at(self) < read_at(other)
+    }
+
+    /// Whether anybody who comes now or later can make something of it.
+    pub fn is_of_use(&self, now: Instant) -> bool {
+        matches!(&self.found, Ok(Some(known)) if !known.good_for(now).is_zero())
+    }
+}
+
+/// When memories were last looked through.
+#[derive(Debug)]
+pub struct Swept(Mutex<Instant>);
+
+impl Default for Swept {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Swept {
+    /// `true` for one caller now and then: to forget what is no longer [of use](Told::is_of_use).
+    pub fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = now.saturating_duration_since(*last) >= SWEPT_EVERY;
+        if is_due {
+            *last = now;
+        }
+        is_due
+    }
+}
+
+/// What is to be read anew: the session, and which of its changes the memory knows of.
 pub type Key = (SessionId, Version);
 
 /// What is in use and soon too old, to be read anew by one for all.
@@ -265,5 +351,53 @@ mod tests {
         let session = memory::session(world.users()[0].created_at, MOST_AGE);
         let known = Known::new(session, world.users().remove(0), Instant::now());
         assert_eq!([known.may_note(), known.may_note(), known.may_note()], [true, false, false]);
+    }
+
+    #[test]
+    fn what_was_told_is_worth_something_to_those_who_waited_and_for_a_while_if_somebody_was_there() {
+        let (versions, (session, user)) = (Versions::default(), ids());
+        let version = versions.of(session, user);
+        let known = |read_at| {
+            let world = World::with_ada();
+            let session = memory::session(world.users()[0].created_at, MOST_AGE);
+            Arc::new(Known::new(session, world.users().remove(0), read_at))
+        };
+        let began = Instant::now();
+        let there = Told::new(version, Ok(Some(known(began))));
+        let slow = Told::new(version, Ok(Some(known(began.checked_sub(MOST_AGE).unwrap()))));
+        let absent = Told::new(version, Ok(None));
+        let failed = Told::new(version, Err(Unavailable::database("on purpose")));
+        let now = Instant::now();
+        assert!(there.known(version, now).is_some() && there.is_of_use(now));
+        for told in [&slow, &absent, &failed] {
+            assert!(told.known(version, now).is_none() && !told.is_of_use(now));
+        }
+        // Those who waited.
+        assert!(matches!(there.worth(version, began, now), Worth::Answer(Ok(Some(_)))));
+        assert!(matches!(slow.worth(version, began, now), Worth::TooLate));
+        assert!(matches!(absent.worth(version, began, now), Worth::Answer(Ok(None))));
+        assert!(matches!(failed.worth(version, began, now), Worth::Answer(Err(_))));
+        // Those who come later.
+        let later = now + Duration::from_millis(1);
+        assert!(matches!(there.worth(version, later, later), Worth::Answer(Ok(Some(_)))));
+        for told in [&slow, &absent, &failed] {
+            assert!(matches!(told.worth(version, later, later), Worth::Nothing));
+        }
+        assert!(matches!(there.worth(version, later, later + MOST_AGE), Worth::Nothing));
+        // After a change.
+        versions.move_on(user.0);
+        let changed = versions.of(session, user);
+        assert!(matches!(there.worth(changed, began, now), Worth::Nothing) && there.known(changed, now).is_none());
+        // What is newer stays.
+        let newer = Told::new(version, Ok(Some(known(now))));
+        assert!(there.gives_way_to(&newer) && !newer.gives_way_to(&there) && failed.gives_way_to(&there));
+        assert!(newer.gives_way_to(&Told::new(changed, Ok(Some(known(began))))));
+    }
+
+    #[test]
+    fn memories_are_looked_through_now_and_then() {
+        let (swept, now) = (Swept::default(), Instant::now());
+        assert!(!swept.is_due(now));
+        assert!(swept.is_due(now + SWEPT_EVERY * 2) && !swept.is_due(now + SWEPT_EVERY * 2));
     }
 }

@@ -6,18 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::{Expiry, ops::compute::Op, sync::Cache};
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
 
 use crate::services::{
     error::Unavailable,
     model::{Session, SessionId, User, UserId},
-    session_cache::{Due, Key, Known, MOST_ENTRIES, Versions},
+    session_cache::{Due, Key, Known, MOST_ENTRIES, Swept, Told, Versions, Worth},
 };
 
 /// Sessions by id, for less than a second each.
 #[derive(Clone)]
 pub struct SessionCache {
-    known: Cache<Key, Arc<Known>>,
+    told: Arc<Cache<SessionId, Arc<Told>>>,
+    swept: Arc<Swept>,
     renewals: Arc<Renewals>,
     versions: Arc<Versions>,
 }
@@ -28,28 +29,11 @@ struct Renewals {
     renewer: OnceLock<Thread>,
 }
 
-struct GoodFor;
-
-impl Expiry<Key, Arc<Known>> for GoodFor {
-    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, now: Instant) -> Option<Duration> {
-        Some(known.good_for(now))
-    }
-
-    fn expire_after_update(&self, _: &Key, known: &Arc<Known>, now: Instant, _: Option<Duration>) -> Option<Duration> {
-        Some(known.good_for(now))
-    }
-}
-
-enum Miss {
-    Absent,
-    Unavailable(Unavailable),
-}
-
 impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
-        let known = Cache::builder().max_capacity(MOST_ENTRIES.into()).expire_after(GoodFor).build();
-        Self { known, renewals: Arc::default(), versions }
+        let told = Arc::new(Cache::new(MOST_ENTRIES.into()));
+        Self { told, swept: Arc::default(), renewals: Arc::default(), versions }
     }
 
     /// The versions that changes are told to.
@@ -69,12 +53,23 @@ impl SessionCache {
         self.renewals.due.take()
     }
 
-    /// Remembers what was read, unless what is there is newer: an answer may come so late that another has looked since.
+    /// Remembers what was read, unless what is there is newer, or somebody is looking at this moment.
     pub fn keep(&self, key: Key, known: Known) {
-        self.known.entry(key).and_compute_with(|there| match there {
-            Some(there) if there.value().read_at >= known.read_at => Op::Nop,
-            _ => Op::Put(Arc::new(known)),
-        });
+        let (id, version) = key;
+        // It was changed meanwhile.
+        if self.versions.of(id, known.user.id) != version {
+            return;
+        }
+        let new = Arc::new(Told::new(version, Ok(Some(Arc::new(known)))));
+        let replace = |_: &SessionId, there: &mut Arc<Told>| {
+            if there.gives_way_to(&new) {
+                *there = Arc::clone(&new);
+            }
+            EntryAction::Retain(())
+        };
+        if let EntryResult::Vacant(place) = self.told.entry(&id, Some(Duration::ZERO), replace) {
+            let _ = place.insert(new);
+        }
     }
 
     /// A session of `user`, remembered or read.
@@ -89,32 +84,44 @@ impl SessionCache {
     ) -> Result<Option<Arc<Known>>, Unavailable> {
         let look = || {
             let read_at = Instant::now();
-            let (session, user) = read().map_err(Miss::Unavailable)?.ok_or(Miss::Absent)?;
-            Ok(Arc::new(Known::new(session, user, read_at)))
+            let found = read()?;
+            Ok(found.map(|(session, user)| Arc::new(Known::new(session, user, read_at))))
         };
-        let (key, now) = ((id, self.versions.of(id, user)), Instant::now());
-        if let Some(known) = self.known.get(&key).filter(|known| !known.good_for(now).is_zero()) {
+        let (version, asked) = (self.versions.of(id, user), Instant::now());
+        let there = self.told.get(&id);
+        if let Some(known) = there.as_ref().and_then(|told| told.known(version, asked)) {
             if let Some(renewer) = self.renewals.renewer.get()
-                && known.may_renew(now)
-                && self.renewals.due.add(key, now)
+                && known.may_renew(asked)
+                && self.renewals.due.add((id, version), asked)
             {
                 renewer.unpark();
             }
-            return Ok(Some(known));
+            return Ok(Some(Arc::clone(known)));
         }
-        let found = match self.known.try_get_with(key, look) {
-            // Another's answer that took too long to come tells of a time before this was asked.
-            Ok(known) if known.good_for(Instant::now()).is_zero() => look(),
-            Ok(known) => Ok(known),
-            Err(miss) => match &*miss {
-                Miss::Absent => Err(Miss::Absent),
-                Miss::Unavailable(error) => Err(Miss::Unavailable(error.again())),
-            },
+        let judge = |_: &SessionId, there: &mut Arc<Told>| match there.worth(version, asked, Instant::now()) {
+            Worth::Answer(found) => EntryAction::Retain(Some(found)),
+            Worth::TooLate => EntryAction::Retain(None),
+            Worth::Nothing => EntryAction::ReplaceWithGuard,
         };
-        match found {
-            Ok(known) => Ok(Some(known)),
-            Err(Miss::Absent) => Ok(None),
-            Err(Miss::Unavailable(error)) => Err(error),
+        match self.told.entry(&id, None, judge) {
+            EntryResult::Retained(Some(found)) => found,
+            EntryResult::Vacant(place) | EntryResult::Replaced(place, _) => {
+                let found = look();
+                let told = found.as_ref().map(Clone::clone).map_err(Unavailable::again);
+                // Should it have no place any more, those who wait are told all the same.
+                let _ = place.insert(Arc::new(Told::new(version, told)));
+                self.sweep();
+                found
+            }
+            EntryResult::Retained(None) | EntryResult::Removed(..) | EntryResult::Timeout => look(),
+        }
+    }
+
+    /// Forgets now and then what is of no use any more.
+    fn sweep(&self) {
+        let now = Instant::now();
+        if self.swept.is_due(now) {
+            self.told.retain(|_, told| told.is_of_use(now));
         }
     }
 }
@@ -201,5 +208,46 @@ mod tests {
         });
         assert!(old.unwrap().is_some());
         assert!(cache.get(ID, USER, || Ok(None)).unwrap().is_none());
+    }
+
+    #[test]
+    fn those_who_wait_share_a_failure_and_whoever_comes_later_looks_again() {
+        let (cache, looks) = (SessionCache::new(Arc::default()), AtomicUsize::new(0));
+        let look = || {
+            looks.fetch_add(1, Ordering::SeqCst);
+            thread::park_timeout(Duration::from_millis(200));
+            Err(Unavailable::database("on purpose"))
+        };
+        thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| cache.get(ID, USER, look))).collect();
+            assert!(asking.into_iter().all(|one| one.join().unwrap().is_err()));
+        });
+        // Were each to look by itself, a database that is away would cost them its time limit one after the other.
+        assert_eq!(looks.load(Ordering::SeqCst), 1);
+        assert!(cache.get(ID, USER, || Ok(Some(row()))).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_changed_since_it_was_read_is_not_kept() {
+        let cache = SessionCache::new(Arc::default());
+        let key = (ID, cache.versions.of(ID, USER));
+        let (session, user) = row();
+        let known = Known::new(session, user, Instant::now());
+        Changes::new(Arc::clone(cache.versions())).note_session(ID);
+        cache.keep(key, known);
+        assert!(cache.told.is_empty() && cache.get(ID, USER, || Ok(None)).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten_with_the_next_look() {
+        let cache = SessionCache::new(Arc::default());
+        let id = |n| SessionId(Uuid::from_u128(n));
+        for n in 1..=10 {
+            assert!(cache.get(id(n), USER, || Ok(Some(row()))).unwrap().is_some());
+        }
+        assert_eq!(cache.told.len(), 10);
+        thread::park_timeout(Duration::from_secs(2));
+        assert!(cache.get(id(11), USER, || Ok(Some(row()))).unwrap().is_some());
+        assert_eq!(cache.told.len(), 1);
     }
 }
