@@ -1,61 +1,40 @@
 //! What this engine remembers of sessions; who asks for what another is reading waits for that one.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use quick_cache::sync::{Cache, EntryAction, EntryResult};
+use quick_cache::sync::EntryResult;
 
 use crate::services::{
     error::Unavailable,
     model::{Session, SessionId, User, UserId},
-    session_cache::{Due, Key, Known, MOST_ENTRIES, Swept, Told, Version, Versions, Worth},
+    session_cache::{Asked, Found, Key, Known, Memories, Versions},
 };
 
 /// Sessions by id, for less than a second each.
 #[derive(Clone)]
 pub struct SessionCache {
-    told: Arc<Cache<SessionId, Arc<Told>>>,
-    swept: Arc<Swept>,
-    due: Arc<Due>,
-    versions: Arc<Versions>,
+    memories: Arc<Memories>,
 }
 
 impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
-        let told = Arc::new(Cache::new(MOST_ENTRIES.into()));
-        Self { told, swept: Arc::default(), due: Arc::default(), versions }
+        Self { memories: Arc::new(Memories::new(versions)) }
     }
 
     /// The versions that changes are told to.
-    pub const fn versions(&self) -> &Arc<Versions> {
-        &self.versions
+    pub fn versions(&self) -> &Arc<Versions> {
+        self.memories.versions()
     }
 
     /// What is to be read anew by now; see [`Self::get`].
     pub fn take_due(&self) -> Vec<Key> {
-        self.due.take()
+        self.memories.take_due()
     }
 
-    /// Remembers what was read, unless what is there is newer, or somebody is looking at this moment.
+    /// Remembers what was read anew; see [`Memories::keep`].
     pub fn keep(&self, key: Key, known: Known) {
-        let (id, version) = key;
-        // It was changed meanwhile.
-        if self.versions.of(id, known.user.id) != version {
-            return;
-        }
-        let new = Arc::new(Told::new(version, Ok(Some(Arc::new(known)))));
-        let replace = |_: &SessionId, there: &mut Arc<Told>| {
-            if there.gives_way_to(&new) {
-                *there = Arc::clone(&new);
-            }
-            EntryAction::Retain(())
-        };
-        if let EntryResult::Vacant(place) = self.told.entry(&id, Some(Duration::ZERO), replace) {
-            let _ = place.insert(new);
-        }
+        self.memories.keep(key, known);
     }
 
     /// A session of `user`, remembered or read. `renew` is called now and then: it is to have what is due by
@@ -63,37 +42,20 @@ impl SessionCache {
     ///
     /// # Errors
     /// The database is away.
-    pub async fn get<F>(
-        &self,
-        id: SessionId,
-        user: UserId,
-        read: impl Fn() -> F,
-        renew: impl FnOnce(),
-    ) -> Result<Option<Arc<Known>>, Unavailable>
+    pub async fn get<F>(&self, id: SessionId, user: UserId, read: impl Fn() -> F, renew: impl FnOnce()) -> Found
     where
         F: Future<Output = Result<Option<(Session, User)>, Unavailable>>,
     {
-        let (version, asked) = (self.versions.of(id, user), Instant::now());
-        let there = self.told.get(&id);
-        if let Some(known) = there.as_ref().and_then(|told| told.known(version, asked)) {
-            if known.may_renew(asked) && self.due.add((id, version), asked) {
-                renew();
-            }
-            return Ok(Some(Arc::clone(known)));
+        let asked = self.memories.ask(id, user);
+        if let Some(known) = self.memories.known(&asked, Some(renew)) {
+            return Ok(Some(known));
         }
-        drop(there);
         // What is nearly always there is found without the room that reading takes.
-        Box::pin(self.look(id, version, asked, read)).await
+        Box::pin(self.look(id, asked, read)).await
     }
 
     /// One look for all who ask meanwhile.
-    async fn look<F>(
-        &self,
-        id: SessionId,
-        version: Version,
-        asked: Instant,
-        read: impl Fn() -> F,
-    ) -> Result<Option<Arc<Known>>, Unavailable>
+    async fn look<F>(&self, id: SessionId, asked: Asked, read: impl Fn() -> F) -> Found
     where
         F: Future<Output = Result<Option<(Session, User)>, Unavailable>>,
     {
@@ -102,30 +64,14 @@ impl SessionCache {
             let found = read().await?;
             Ok(found.map(|(session, user)| Arc::new(Known::new(session, user, read_at))))
         };
-        let judge = |_: &SessionId, there: &mut Arc<Told>| match there.worth(version, asked, Instant::now()) {
-            Worth::Answer(found) => EntryAction::Retain(Some(found)),
-            Worth::TooLate => EntryAction::Retain(None),
-            Worth::Nothing => EntryAction::ReplaceWithGuard,
-        };
-        match self.told.entry_async(&id, judge).await {
+        match self.memories.told.entry_async(&id, Memories::judge(asked)).await {
             EntryResult::Retained(Some(found)) => found,
             EntryResult::Vacant(place) | EntryResult::Replaced(place, _) => {
                 let found = look().await;
-                let told = found.as_ref().map(Clone::clone).map_err(Unavailable::again);
-                // Should it have no place any more, those who wait are told all the same.
-                let _ = place.insert(Arc::new(Told::new(version, told)));
-                self.sweep();
+                self.memories.tell(place, &asked, &found);
                 found
             }
             EntryResult::Retained(None) | EntryResult::Removed(..) | EntryResult::Timeout => look().await,
-        }
-    }
-
-    /// Forgets now and then what is of no use any more.
-    fn sweep(&self) {
-        let now = Instant::now();
-        if self.swept.is_due(now) {
-            self.told.retain(|_, told| told.is_of_use(now));
         }
     }
 }
@@ -138,6 +84,7 @@ mod tests {
         pin::{Pin, pin},
         rc::Rc,
         task::Poll,
+        time::Duration,
     };
 
     use actix_web::rt::System;
@@ -177,7 +124,7 @@ mod tests {
             let (cache, looks) = (SessionCache::new(Arc::default()), Rc::new(Cell::new(0)));
             let (session, user) = row();
             let old = Instant::now().checked_sub(MOST_AGE * 7 / 10).unwrap();
-            cache.keep((ID, cache.versions.of(ID, USER)), Known::new(session, user, old));
+            cache.keep((ID, cache.versions().of(ID, USER)), Known::new(session, user, old));
             let renewals = Cell::new(0);
             let get = async || {
                 let renew = || renewals.set(renewals.get() + 1);
@@ -188,7 +135,7 @@ mod tests {
             }
             assert_eq!((renewals.get(), looks.get()), (1, 0));
             let due = cache.take_due();
-            assert_eq!(due, [(ID, cache.versions.of(ID, USER))]);
+            assert_eq!(due, [(ID, cache.versions().of(ID, USER))]);
             let (session, user) = row();
             cache.keep(due[0], Known::new(session, user, Instant::now()));
             assert!(get().await.read_at > old && (renewals.get(), looks.get()) == (1, 0));
@@ -199,7 +146,7 @@ mod tests {
     fn a_look_that_comes_late_replaces_nothing_newer() {
         System::new().block_on(async {
             let cache = SessionCache::new(Arc::default());
-            let key = (ID, cache.versions.of(ID, USER));
+            let key = (ID, cache.versions().of(ID, USER));
             let now = Instant::now();
             let read_before = |millis| {
                 let (session, user) = row();
@@ -207,7 +154,7 @@ mod tests {
             };
             for (millis, kept) in [(50, 50), (200, 50), (10, 10)] {
                 cache.keep(key, read_before(millis));
-                let told = cache.told.get(&ID).unwrap();
+                let told = cache.memories.told.get(&ID).unwrap();
                 assert_eq!(told.known(key.1, now).unwrap().read_at, read_before(kept).read_at);
             }
         });

@@ -15,6 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use quick_cache::{
+    DefaultHashBuilder, UnitWeighter,
+    sync::{Cache, DefaultLifecycle, EntryAction, EntryResult, PlaceholderGuard},
+};
 use uuid::Uuid;
 
 use super::{
@@ -30,7 +34,7 @@ pub const MOST_AGE: Duration = Duration::from_millis(750);
 const SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 /// How many memories an engine keeps at most; each takes some two kilobytes.
-pub const MOST_ENTRIES: u16 = 5_000;
+const MOST_ENTRIES: u16 = 5_000;
 
 /// How long those that are to be read anew are gathered, to be read together: a question for many costs little more
 /// than one for a single session. Less than the last third of the shortest time that a memory is good for.
@@ -77,20 +81,23 @@ impl Known {
     }
 }
 
+/// What came of a look for a session: none, or that the database is away.
+pub type Found = Result<Option<Arc<Known>>, Unavailable>;
+
 /// What a look for a session told. Those who were waiting for it are told the same, whatever it was; to those who come
 /// later only a session that was there is worth anything, and not for long.
 #[derive(Debug)]
 pub struct Told {
     version: Version,
-    found: Result<Option<Arc<Known>>, Unavailable>,
+    found: Found,
     at: Instant,
 }
 
 /// What somebody can make of what was [`Told`].
 #[derive(Debug)]
-pub enum Worth {
+enum Worth {
     /// It is the answer.
-    Answer(Result<Option<Arc<Known>>, Unavailable>),
+    Answer(Found),
     /// It took too long to come and tells of a time before this was asked. Nobody else is to wait for the next look: so
     /// many looks that take too long would not be one after the other.
     TooLate,
@@ -100,7 +107,7 @@ pub enum Worth {
 
 impl Told {
     /// A look that has just ended, at what was under `version` when it began.
-    pub fn new(version: Version, found: Result<Option<Arc<Known>>, Unavailable>) -> Self {
+    fn new(version: Version, found: Found) -> Self {
         Self { version, found, at: Instant::now() }
     }
 
@@ -111,10 +118,12 @@ impl Told {
     }
 
     /// What it is worth to whoever has asked at `asked` for what is under `version`.
-    pub fn worth(&self, version: Version, asked: Instant, now: Instant) -> Worth {
-        let was_waited_for = self.version == version && self.at >= asked;
+    fn worth(&self, version: Version, asked: Instant, now: Instant) -> Worth {
+        if self.version != version {
+            return Worth::Nothing;
+        }
+        let was_waited_for = self.at >= asked;
         match &self.found {
-            _ if self.version != version => Worth::Nothing,
             Ok(Some(known)) if !known.good_for(now).is_zero() => Worth::Answer(Ok(Some(Arc::clone(known)))),
             Ok(Some(_)) if was_waited_for => Worth::TooLate,
             Ok(None) if was_waited_for => Worth::Answer(Ok(None)),
@@ -124,31 +133,127 @@ impl Told {
     }
 
     /// Whether `other` is to be remembered instead: an answer may come so late that another has looked since.
-    pub fn gives_way_to(&self, other: &Self) -> bool {
+    fn gives_way_to(&self, other: &Self) -> bool {
         let read_at = |told: &Self| told.found.as_ref().ok()?.as_ref().map(|known| known.read_at);
         self.version != other.version || read_at(self) < read_at(other)
     }
 
     /// Whether anybody who comes now or later can make something of it.
-    pub fn is_of_use(&self, now: Instant) -> bool {
+    fn is_of_use(&self, now: Instant) -> bool {
         matches!(&self.found, Ok(Some(known)) if !known.good_for(now).is_zero())
     }
 }
 
-/// When memories were last looked through.
-#[derive(Debug)]
-pub struct Swept(Mutex<Instant>);
+/// The place of a session that somebody looks for.
+pub type Place<'a> = PlaceholderGuard<
+    'a,
+    SessionId,
+    Arc<Told>,
+    UnitWeighter,
+    DefaultHashBuilder,
+    DefaultLifecycle<SessionId, Arc<Told>>,
+>;
 
-impl Default for Swept {
-    fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
-    }
+/// Whom somebody asks for, since when, and which of the changes they know of.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    id: SessionId,
+    version: Version,
+    at: Instant,
 }
 
-impl Swept {
-    /// `true` for one caller now and then: to forget what is no longer [of use](Told::is_of_use).
-    pub fn is_due(&self, now: Instant) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+/// What an engine remembers of sessions. How it waits for a look is the engine's own.
+#[derive(Debug)]
+pub struct Memories {
+    /// By session; entered with [`Memories::judge`].
+    pub told: Cache<SessionId, Arc<Told>>,
+    due: Due,
+    versions: Arc<Versions>,
+    swept: Mutex<Instant>,
+}
+
+impl Memories {
+    /// None yet. `versions` is what all engines of the process share.
+    pub fn new(versions: Arc<Versions>) -> Self {
+        let told = Cache::new(MOST_ENTRIES.into());
+        Self { told, due: Due::default(), versions, swept: Mutex::new(Instant::now()) }
+    }
+
+    /// The versions that changes are told to.
+    pub const fn versions(&self) -> &Arc<Versions> {
+        &self.versions
+    }
+
+    /// What is to be read anew by now.
+    pub fn take_due(&self) -> Vec<Key> {
+        self.due.take()
+    }
+
+    /// Somebody asks for a session of `user`, now.
+    pub fn ask(&self, id: SessionId, user: UserId) -> Asked {
+        Asked { id, version: self.versions.of(id, user), at: Instant::now() }
+    }
+
+    /// What is remembered. `renew` is called where the caller is to see to it that what is due is read anew, by
+    /// [`GATHERED_FOR`] from now. Without one, whoever asks too late for what is remembered reads it.
+    pub fn known(&self, asked: &Asked, renew: Option<impl FnOnce()>) -> Option<Arc<Known>> {
+        let told = self.told.get(&asked.id)?;
+        let known = told.known(asked.version, asked.at)?;
+        if let Some(renew) = renew
+            && known.may_renew(asked.at)
+            && self.due.add((asked.id, asked.version), asked.at)
+        {
+            renew();
+        }
+        Some(Arc::clone(known))
+    }
+
+    /// What becomes of what is there, once nobody is looking: it is the answer, or it came too late and the caller looks
+    /// by themselves (`None`), or its place is theirs, to look for all.
+    pub fn judge(asked: Asked) -> impl FnOnce(&SessionId, &mut Arc<Told>) -> EntryAction<Option<Found>> {
+        move |_, there| match there.worth(asked.version, asked.at, Instant::now()) {
+            Worth::Answer(found) => EntryAction::Retain(Some(found)),
+            Worth::TooLate => EntryAction::Retain(None),
+            Worth::Nothing => EntryAction::ReplaceWithGuard,
+        }
+    }
+
+    /// Tells those who wait what was found, and remembers it.
+    pub fn tell(&self, place: Place<'_>, asked: &Asked, found: &Found) {
+        let found = match found {
+            Ok(known) => Ok(known.clone()),
+            Err(error) => Err(error.again()),
+        };
+        // Should it have no place any more, those who wait are told all the same.
+        let _ = place.insert(Arc::new(Told::new(asked.version, found)));
+        let now = Instant::now();
+        if self.is_to_be_swept(now) {
+            self.told.retain(|_, told| told.is_of_use(now));
+        }
+    }
+
+    /// Remembers what was read anew, unless it was changed meanwhile, what is there is newer, or somebody is looking at
+    /// this moment.
+    pub fn keep(&self, key: Key, known: Known) {
+        let (id, version) = key;
+        if self.versions.of(id, known.user.id) != version {
+            return;
+        }
+        let new = Arc::new(Told::new(version, Ok(Some(Arc::new(known)))));
+        let replace = |_: &SessionId, there: &mut Arc<Told>| {
+            if there.gives_way_to(&new) {
+                *there = Arc::clone(&new);
+            }
+            EntryAction::Retain(())
+        };
+        if let EntryResult::Vacant(place) = self.told.entry(&id, Some(Duration::ZERO), replace) {
+            let _ = place.insert(new);
+        }
+    }
+
+    /// `true` for one caller now and then.
+    fn is_to_be_swept(&self, now: Instant) -> bool {
+        let mut last = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = now.saturating_duration_since(*last) >= SWEPT_EVERY;
         if is_due {
             *last = now;
@@ -396,8 +501,8 @@ mod tests {
 
     #[test]
     fn memories_are_looked_through_now_and_then() {
-        let (swept, now) = (Swept::default(), Instant::now());
-        assert!(!swept.is_due(now));
-        assert!(swept.is_due(now + SWEPT_EVERY * 2) && !swept.is_due(now + SWEPT_EVERY * 2));
+        let (memories, now) = (Memories::new(Arc::default()), Instant::now());
+        let later = now + SWEPT_EVERY * 2;
+        assert!(!memories.is_to_be_swept(now) && memories.is_to_be_swept(later) && !memories.is_to_be_swept(later));
     }
 }

@@ -3,73 +3,50 @@
 use std::{
     sync::{Arc, OnceLock},
     thread::Thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use quick_cache::sync::{Cache, EntryAction, EntryResult};
+use quick_cache::sync::EntryResult;
 
 use crate::services::{
     error::Unavailable,
     model::{Session, SessionId, User, UserId},
-    session_cache::{Due, Key, Known, MOST_ENTRIES, Swept, Told, Versions, Worth},
+    session_cache::{Found, Key, Known, Memories, Versions},
 };
 
 /// Sessions by id, for less than a second each.
 #[derive(Clone)]
 pub struct SessionCache {
-    told: Arc<Cache<SessionId, Arc<Told>>>,
-    swept: Arc<Swept>,
-    renewals: Arc<Renewals>,
-    versions: Arc<Versions>,
-}
-
-#[derive(Default)]
-struct Renewals {
-    due: Due,
-    renewer: OnceLock<Thread>,
+    memories: Arc<Memories>,
+    renewer: Arc<OnceLock<Thread>>,
 }
 
 impl SessionCache {
     /// Empty. `versions` is what all engines of the process share.
     pub fn new(versions: Arc<Versions>) -> Self {
-        let told = Arc::new(Cache::new(MOST_ENTRIES.into()));
-        Self { told, swept: Arc::default(), renewals: Arc::default(), versions }
+        Self { memories: Arc::new(Memories::new(versions)), renewer: Arc::default() }
     }
 
     /// The versions that changes are told to.
-    pub const fn versions(&self) -> &Arc<Versions> {
-        &self.versions
+    pub fn versions(&self) -> &Arc<Versions> {
+        self.memories.versions()
     }
 
     /// From now on `renewer` is unparked when something is due: it is to have what is due by
     /// [`GATHERED_FOR`](crate::services::session_cache::GATHERED_FOR) from then read anew and kept. Without one,
     /// whoever asks too late for what is remembered reads it.
     pub fn set_renewer(&self, renewer: Thread) {
-        let _ = self.renewals.renewer.set(renewer);
+        let _ = self.renewer.set(renewer);
     }
 
     /// What is to be read anew by now.
     pub fn take_due(&self) -> Vec<Key> {
-        self.renewals.due.take()
+        self.memories.take_due()
     }
 
-    /// Remembers what was read, unless what is there is newer, or somebody is looking at this moment.
+    /// Remembers what was read anew; see [`Memories::keep`].
     pub fn keep(&self, key: Key, known: Known) {
-        let (id, version) = key;
-        // It was changed meanwhile.
-        if self.versions.of(id, known.user.id) != version {
-            return;
-        }
-        let new = Arc::new(Told::new(version, Ok(Some(Arc::new(known)))));
-        let replace = |_: &SessionId, there: &mut Arc<Told>| {
-            if there.gives_way_to(&new) {
-                *there = Arc::clone(&new);
-            }
-            EntryAction::Retain(())
-        };
-        if let EntryResult::Vacant(place) = self.told.entry(&id, Some(Duration::ZERO), replace) {
-            let _ = place.insert(new);
-        }
+        self.memories.keep(key, known);
     }
 
     /// A session of `user`, remembered or read.
@@ -81,47 +58,25 @@ impl SessionCache {
         id: SessionId,
         user: UserId,
         read: impl Fn() -> Result<Option<(Session, User)>, Unavailable>,
-    ) -> Result<Option<Arc<Known>>, Unavailable> {
+    ) -> Found {
         let look = || {
             let read_at = Instant::now();
             let found = read()?;
             Ok(found.map(|(session, user)| Arc::new(Known::new(session, user, read_at))))
         };
-        let (version, asked) = (self.versions.of(id, user), Instant::now());
-        let there = self.told.get(&id);
-        if let Some(known) = there.as_ref().and_then(|told| told.known(version, asked)) {
-            if let Some(renewer) = self.renewals.renewer.get()
-                && known.may_renew(asked)
-                && self.renewals.due.add((id, version), asked)
-            {
-                renewer.unpark();
-            }
-            return Ok(Some(Arc::clone(known)));
+        let asked = self.memories.ask(id, user);
+        let renew = self.renewer.get().map(|renewer| || renewer.unpark());
+        if let Some(known) = self.memories.known(&asked, renew) {
+            return Ok(Some(known));
         }
-        let judge = |_: &SessionId, there: &mut Arc<Told>| match there.worth(version, asked, Instant::now()) {
-            Worth::Answer(found) => EntryAction::Retain(Some(found)),
-            Worth::TooLate => EntryAction::Retain(None),
-            Worth::Nothing => EntryAction::ReplaceWithGuard,
-        };
-        match self.told.entry(&id, None, judge) {
+        match self.memories.told.entry(&id, None, Memories::judge(asked)) {
             EntryResult::Retained(Some(found)) => found,
             EntryResult::Vacant(place) | EntryResult::Replaced(place, _) => {
                 let found = look();
-                let told = found.as_ref().map(Clone::clone).map_err(Unavailable::again);
-                // Should it have no place any more, those who wait are told all the same.
-                let _ = place.insert(Arc::new(Told::new(version, told)));
-                self.sweep();
+                self.memories.tell(place, &asked, &found);
                 found
             }
             EntryResult::Retained(None) | EntryResult::Removed(..) | EntryResult::Timeout => look(),
-        }
-    }
-
-    /// Forgets now and then what is of no use any more.
-    fn sweep(&self) {
-        let now = Instant::now();
-        if self.swept.is_due(now) {
-            self.told.retain(|_, told| told.is_of_use(now));
         }
     }
 }
@@ -131,6 +86,7 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         thread,
+        time::Duration,
     };
 
     use uuid::Uuid;
@@ -167,7 +123,7 @@ mod tests {
     #[test]
     fn what_is_in_use_is_read_anew_before_its_time_is_over() {
         let (cache, key) =
-            (SessionCache::new(Arc::default()), |cache: &SessionCache| (ID, cache.versions.of(ID, USER)));
+            (SessionCache::new(Arc::default()), |cache: &SessionCache| (ID, cache.versions().of(ID, USER)));
         let read_before = |share: u32| {
             let (session, user) = row();
             Known::new(session, user, Instant::now().checked_sub(MOST_AGE * share / 10).unwrap())
@@ -230,12 +186,12 @@ mod tests {
     #[test]
     fn what_was_changed_since_it_was_read_is_not_kept() {
         let cache = SessionCache::new(Arc::default());
-        let key = (ID, cache.versions.of(ID, USER));
+        let key = (ID, cache.versions().of(ID, USER));
         let (session, user) = row();
         let known = Known::new(session, user, Instant::now());
         Changes::new(Arc::clone(cache.versions())).note_session(ID);
         cache.keep(key, known);
-        assert!(cache.told.is_empty() && cache.get(ID, USER, || Ok(None)).unwrap().is_none());
+        assert!(cache.memories.told.is_empty() && cache.get(ID, USER, || Ok(None)).unwrap().is_none());
     }
 
     #[test]
@@ -245,9 +201,9 @@ mod tests {
         for n in 1..=10 {
             assert!(cache.get(id(n), USER, || Ok(Some(row()))).unwrap().is_some());
         }
-        assert_eq!(cache.told.len(), 10);
+        assert_eq!(cache.memories.told.len(), 10);
         thread::park_timeout(Duration::from_secs(2));
         assert!(cache.get(id(11), USER, || Ok(Some(row()))).unwrap().is_some());
-        assert_eq!(cache.told.len(), 1);
+        assert_eq!(cache.memories.told.len(), 1);
     }
 }
