@@ -12,7 +12,7 @@ use crate::admin::{self, NewUser, OutboxLine, Retry};
 use crate::api::{Version, openapi};
 use crate::settings::{self, Secret, Settings, Sources};
 use crate::store::migrations::{self, MigrationProgress};
-use crate::{parts, serve};
+use crate::{allocator, parts, serve};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -310,6 +310,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(sources) => {
+            allocator::keep_less();
             let settings = load(sources)?;
             serve::serve(&settings).map_err(|error| error.to_string().into())
         }

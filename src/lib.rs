@@ -1,6 +1,7 @@
 //! An authentication gateway: one service layer behind a blocking and an async HTTP engine.
 
 pub mod admin;
+pub mod allocator;
 pub mod api;
 pub mod async_engine;
 pub mod cli;

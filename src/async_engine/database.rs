@@ -93,13 +93,17 @@ impl Database {
 
     /// Takes a connection; waits no longer than `database.timeout`.
     ///
+    /// The wait has room of its own: every operation asks for connections, and would be two KiB larger for it while it
+    /// waits for something else.
+    ///
     /// # Errors
     /// None is free, or none can be made.
     pub async fn check_out(&self) -> Result<Connection, Unavailable> {
         match self {
             Self::Sqlite { readers: pool, timeout, .. } => Self::lend(pool, *timeout).await,
             Self::Postgres(pool, timeout) => {
-                let lent = pool.get().await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout, close)));
+                let lent =
+                    Box::pin(pool.get()).await.map(|conn| Connection::Postgres(Lease::new(conn, *timeout, close)));
                 lent.map_err(Unavailable::database)
             }
         }
@@ -117,7 +121,8 @@ impl Database {
     }
 
     async fn lend(pool: &Pool<EmbeddedConnection>, timeout: Duration) -> Result<Connection, Unavailable> {
-        let lent = pool.get().await.map(|conn| Connection::Sqlite(Lease::new(conn, timeout, close_when_idle)));
+        let lent =
+            Box::pin(pool.get()).await.map(|conn| Connection::Sqlite(Lease::new(conn, timeout, close_when_idle)));
         lent.map_err(Unavailable::database)
     }
 }

@@ -124,20 +124,23 @@ macro_rules! at {
     };
     (@ $check_out:ident, $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
-            Place::Table(database, _) => match &mut database.$check_out().await? {
-                Connection::Sqlite(lease) => {
-                    let limit = lease.begin_statement();
-                    let $conn = &mut **lease;
-                    let answer = timeout(limit, async { $table }).await;
-                    lease.end_statement(answer)
+            Place::Table(database, _) => {
+                let mut connection = database.$check_out().await?;
+                match &mut connection {
+                    Connection::Sqlite(lease) => {
+                        let limit = lease.begin_statement();
+                        let $conn = &mut **lease;
+                        let answer = timeout(limit, async { $table }).await;
+                        lease.end_statement(answer)
+                    }
+                    Connection::Postgres(lease) => {
+                        let limit = lease.begin_statement();
+                        let $conn = &mut **lease;
+                        let answer = timeout(limit, async { $table }).await;
+                        lease.end_statement(answer)
+                    }
                 }
-                Connection::Postgres(lease) => {
-                    let limit = lease.begin_statement();
-                    let $conn = &mut **lease;
-                    let answer = timeout(limit, async { $table }).await;
-                    lease.end_statement(answer)
-                }
-            },
+            }
             Place::Redis { line, breaker, limit, .. } => {
                 on_redis(line, breaker, *limit, $tries, async |$server: &mut MultiplexedConnection| $redis).await
             }
@@ -156,12 +159,13 @@ async fn on_redis<T>(
     if breaker.is_open() {
         return Err(Unavailable::store("not asked again yet"));
     }
-    let both = async {
+    // With room of its own, as where a connection to the database is waited for.
+    let both = Box::pin(async {
         match attempt(line, &command).await {
             Ok(Err(error)) if tries == Tries::Two && error.is_io_error() => attempt(line, &command).await,
             answer => answer,
         }
-    };
+    });
     let answer = timeout(limit, both).await.map_err(Unavailable::store).flatten();
     let is_away = match &answer {
         Ok(Err(error)) => error.is_io_error(),

@@ -138,7 +138,9 @@ async fn open(ports: &AsyncPorts, edge: &Edge, call: &Call, operation: Operation
             let signed_in = verify_mfa(ports, &call.caller, call.read()?).await?;
             Ok(Success::signed_in(edge, "Login successful.", &signed_in))
         }
-        Operation::Google => Ok(Success::entered_by_google(edge, &google(ports, &call.caller, call.read()?).await?)),
+        Operation::Google => {
+            Ok(Success::entered_by_google(edge, &Box::pin(google(ports, &call.caller, call.read()?)).await?))
+        }
         Operation::VerifyToken => token_verified(ports, call).await,
         Operation::RequestReset => {
             request_reset(ports, &call.caller, call.read()?).await?;

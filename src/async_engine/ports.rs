@@ -133,19 +133,23 @@ impl Ports for AsyncPorts {
     where
         E: From<Unavailable>,
     {
-        let mut store = self.store_to_write().await?;
-        store.connection.begin().await?;
-        let done = work(&mut store).await;
-        match (&done, store.connection.end(done.is_ok()).await) {
-            (_, Ok(())) => (),
-            (Ok(_), Err(error)) => return Err(error.into()),
-            // The work's own error says more; the connection is closed, which undoes the work.
-            (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
-        }
-        if done.is_ok() {
-            self.wake.wake(store.letters);
-        }
-        done
+        // With room of its own: most of what an operation takes, and only at its end.
+        Box::pin(async move {
+            let mut store = self.store_to_write().await?;
+            store.connection.begin().await?;
+            let done = work(&mut store).await;
+            match (&done, store.connection.end(done.is_ok()).await) {
+                (_, Ok(())) => (),
+                (Ok(_), Err(error)) => return Err(error.into()),
+                // The work's own error says more; the connection is closed, which undoes the work.
+                (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
+            }
+            if done.is_ok() {
+                self.wake.wake(store.letters);
+            }
+            done
+        })
+        .await
     }
 
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {

@@ -21,7 +21,7 @@ use super::{
     problem::Problem,
     registration::{self, REGISTRATION_TTL, waiting_key},
     second_factor::{Entered, enter},
-    session::{self, OpenError},
+    session::{self, OpenError, Opened},
     stuffing,
 };
 
@@ -118,7 +118,8 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     let event = audit::event(ports, "login", caller).with_identifier(ports, &identifier);
     let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
     let refuse = async |reason: &'static str, error: LoginError| -> Result<Entered, LoginError> {
-        ports.store_to_write().await?.record(&event.clone().refused(reason)).await?;
+        let mut store = ports.store_to_write().await?;
+        store.record(&event.clone().refused(reason)).await?;
         Err(error)
     };
     let is_wrong = verified == Verified::No || (user.is_none() && verified != Verified::Other);
@@ -171,13 +172,8 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
     };
     let mut opened = session::sign_in(ports, user, new_hash.as_deref(), "login", caller).await;
     if matches!(opened, Err(OpenError::Changed)) {
-        // Perhaps only rehashed by a sign-in beside this one: looked at once more.
-        let user = ports.store().await?.user_by_identifier(&identifier).await?;
-        let hash = user.as_ref().and_then(|user| user.password_hash.clone());
-        let verified = ports.verify_password(password, hash, None).await?;
-        if let (Some(user), Verified::Yes | Verified::Outdated) = (user, verified) {
-            opened = session::sign_in(ports, user, None, "login", caller).await;
-        }
+        // Perhaps only rehashed by a sign-in beside this one: looked at once more. Most do without the room for it.
+        opened = Box::pin(sign_in_again(ports, &identifier, password, caller)).await?;
     }
     let opened = match opened {
         Ok(opened) => opened,
@@ -190,6 +186,24 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         tracing::warn!(error = %error, "failures not forgotten");
     }
     Ok(enter(ports, opened, Some(&identifier)).await?)
+}
+
+// With what is there by now, if the password still is that of the account.
+async fn sign_in_again<P: Ports>(
+    ports: &P,
+    identifier: &Identifier,
+    password: Password,
+    caller: &Caller,
+) -> Result<Result<Opened, OpenError>, LoginError> {
+    let user = ports.store().await?.user_by_identifier(identifier).await?;
+    let hash = user.as_ref().and_then(|user| user.password_hash.clone());
+    let verified = ports.verify_password(password, hash, None).await?;
+    match (user, verified) {
+        (Some(user), Verified::Yes | Verified::Outdated) => {
+            Ok(session::sign_in(ports, user, None, "login", caller).await)
+        }
+        _ => Ok(Err(OpenError::Changed)),
+    }
 }
 
 // While there are imported hashes, each refusal that must not tell what was found costs what the dearest of

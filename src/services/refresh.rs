@@ -125,54 +125,72 @@ async fn next_pair<P: Ports>(
     token: Option<&str>,
     standing: &mut Option<Standing>,
 ) -> Result<Pair, RefreshError> {
-    // Counts a request before anything is written for it.
-    let mut count = async |user: Option<UserId>| -> Result<(), RefreshError> {
-        *standing = admit(ports, Class::Sustained, caller, user).await.map_err(RefreshError::Throttled)?;
-        Ok(())
-    };
     let (keys, policy) = (ports.keys(), &ports.policy().tokens);
     let Some(token) = token.filter(|token| !token.is_empty()) else {
-        count(None).await?;
+        count(ports, caller, None, standing).await?;
         return Err(RefreshError::Invalid(field_error("refresh", "This field is required.")));
     };
     let opened = tokens::open(token, keys, policy, ports.now());
     let Some(claims) = opened.ok().filter(|claims| claims.token_type == Kind::Refresh) else {
-        count(None).await?;
+        count(ports, caller, None, standing).await?;
         return Err(RefreshError::NotValid);
     };
     // Before anything is written. Whether the token is a living one shows later; what a dead one has used up of its
     // user's requests is given back.
-    let counted = count(Some(claims.user_id)).await;
-    let give_back = async || {
-        if counted.is_ok() {
-            take_back(ports, Class::Sustained, caller, claims.user_id).await;
-        }
-    };
+    let counted = count(ports, caller, Some(claims.user_id), standing).await;
     // The usual case is one statement: the token tells its generation, and the session moves on if it is in that one.
     if let (Ok(()), Some(from)) = (&counted, tokens::generation(&claims, keys))
         && let Some(pair) = rotate(ports, &claims, from).await?
     {
         return Ok(pair);
     }
+    // The usual case does without the room that this takes.
+    Box::pin(look_and_judge(ports, caller, &claims, counted, standing)).await
+}
+
+// Counts a request before anything is written for it.
+async fn count<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    user: Option<UserId>,
+    standing: &mut Option<Standing>,
+) -> Result<(), RefreshError> {
+    *standing = admit(ports, Class::Sustained, caller, user).await.map_err(RefreshError::Throttled)?;
+    Ok(())
+}
+
+async fn look_and_judge<P: Ports>(
+    ports: &P,
+    caller: &Caller,
+    claims: &Claims,
+    counted: Result<(), RefreshError>,
+    standing: &mut Option<Standing>,
+) -> Result<Pair, RefreshError> {
+    let (keys, policy) = (ports.keys(), &ports.policy().tokens);
+    let give_back = async || {
+        if counted.is_ok() {
+            take_back(ports, Class::Sustained, caller, claims.user_id).await;
+        }
+    };
     // Whoever loses the race for the rotation finds the winner's generation on the second look.
     for _ in 0..3 {
         let found = ports.store().await?.session_with_user(claims.sid).await?;
         let Some((session, user)) = found else {
             give_back().await;
-            count(None).await?;
+            count(ports, caller, None, standing).await?;
             return Err(RefreshError::NotValid);
         };
-        match judge(&claims, &session, &user, keys, ports.policy(), ports.now()) {
+        match judge(claims, &session, &user, keys, ports.policy(), ports.now()) {
             Verdict::Rotate | Verdict::Repeat if counted.is_err() => break,
             Verdict::Repeat => return Ok(tokens::mint(&session, keys, policy)),
             Verdict::Rotate => {
-                if let Some(pair) = rotate(ports, &claims, session.generation).await? {
+                if let Some(pair) = rotate(ports, claims, session.generation).await? {
                     return Ok(pair);
                 }
             }
             Verdict::Dead => {
                 give_back().await;
-                count(None).await?;
+                count(ports, caller, None, standing).await?;
                 let event = audit::event(ports, "token_refresh", caller).of_user(user.id).in_session(session.id);
                 ports.store_to_write().await?.record(&event.refused("session_over")).await?;
                 return Err(RefreshError::NotValid);
@@ -181,7 +199,7 @@ async fn next_pair<P: Ports>(
             Verdict::Reused => {
                 end_reused(ports, caller, &session, &user).await?;
                 give_back().await;
-                count(None).await?;
+                count(ports, caller, None, standing).await?;
                 return Err(RefreshError::Reused);
             }
         }

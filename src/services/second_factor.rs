@@ -119,10 +119,14 @@ pub async fn enter<P: Ports>(
     opened: Opened,
     identifier: Option<&Identifier>,
 ) -> Result<Entered, Unavailable> {
-    let half = match opened {
-        Opened::Session(signed_in) => return Ok(Entered::SignedIn(signed_in)),
-        Opened::SecondFactor(half) => half,
-    };
+    match opened {
+        Opened::Session(signed_in) => Ok(Entered::SignedIn(signed_in)),
+        // Most have none, and do without the room that it takes.
+        Opened::SecondFactor(half) => Box::pin(challenge(ports, half, identifier)).await,
+    }
+}
+
+async fn challenge<P: Ports>(ports: &P, half: Half, identifier: Option<&Identifier>) -> Result<Entered, Unavailable> {
     let Half { user, new_hash, way, to_link } = half;
     let kept = Kept {
         user_id: user.id,

@@ -136,3 +136,19 @@ fn help_is_there_and_a_wrong_command_is_a_usage_error() {
     assert_eq!(run_alone(&[], &["server"], "").status.code(), Some(2));
     assert_eq!(run_alone(&[], &["serve", "--port", "1"], "").status.code(), Some(2));
 }
+
+// `serve` begins once more, as the same process, to have the allocator keep less for each thread.
+#[cfg(target_env = "gnu")]
+#[test]
+fn the_gateway_keeps_little_for_each_thread_unless_told_how_much() {
+    let tunables = |options: Options| {
+        let gateway = Gateway::start(options);
+        let environment = std::fs::read(format!("/proc/{}/environ", gateway.pid())).unwrap();
+        let set: Vec<_> =
+            environment.split(|byte| *byte == 0).filter(|set| set.starts_with(b"GLIBC_TUNABLES=")).collect();
+        String::from_utf8(set.concat()).unwrap()
+    };
+    assert_eq!(tunables(Options::new(Backend::Embedded)), "GLIBC_TUNABLES=glibc.malloc.tcache_max=200");
+    let own = "glibc.malloc.tcache_count=2";
+    assert_eq!(tunables(Options::new(Backend::Embedded).with("GLIBC_TUNABLES", own)), format!("GLIBC_TUNABLES={own}"));
+}
