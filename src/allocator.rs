@@ -16,16 +16,24 @@ const VARIABLE: &str = "GLIBC_TUNABLES";
 /// In bytes.
 const TUNABLE: &str = "glibc.malloc.tcache_max=200";
 const ANY_OF_THIS: &[u8] = b"glibc.malloc.tcache";
+/// The process that has begun once more. A program with capabilities of its own (`setcap`) finds no tunables in its
+/// environment, whoever set them, and must not begin for ever.
+const BEGUN: &str = "ALLOCATOR_TUNED_IN_PROCESS";
 
 /// Begins this program once more with less kept for each thread, unless an operator has said how much.
 ///
 /// Where that is not possible, it goes on as it is, and takes more memory.
 pub fn keep_less() {
+    let process = std::process::id().to_string();
+    if env::var_os(BEGUN).is_some_and(|begun| begun == *process) {
+        return;
+    }
     let Some(tunables) = tunables(env::var_os(VARIABLE).as_deref()) else { return };
     let (Ok(program), mut arguments) = (env::current_exe(), env::args_os()) else { return };
     if cfg!(target_env = "gnu") {
         let name = arguments.next().unwrap_or_else(|| program.clone().into());
-        let _ = Command::new(program).arg0(name).args(arguments).env(VARIABLE, tunables).exec();
+        let mut again = Command::new(program);
+        let _ = again.arg0(name).args(arguments).env(VARIABLE, tunables).env(BEGUN, process).exec();
     }
 }
 

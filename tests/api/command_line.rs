@@ -141,14 +141,19 @@ fn help_is_there_and_a_wrong_command_is_a_usage_error() {
 #[cfg(target_env = "gnu")]
 #[test]
 fn the_gateway_keeps_little_for_each_thread_unless_told_how_much() {
-    let tunables = |options: Options| {
+    let environment = |options: Options| {
         let gateway = Gateway::start(options);
         let environment = std::fs::read(format!("/proc/{}/environ", gateway.pid())).unwrap();
-        let set: Vec<_> =
-            environment.split(|byte| *byte == 0).filter(|set| set.starts_with(b"GLIBC_TUNABLES=")).collect();
-        String::from_utf8(set.concat()).unwrap()
+        (gateway.pid(), String::from_utf8(environment).unwrap())
     };
-    assert_eq!(tunables(Options::new(Backend::Embedded)), "GLIBC_TUNABLES=glibc.malloc.tcache_max=200");
+    let set = |environment: &str, variable: &str| environment.split('\0').any(|set| set == variable);
+    let (process, begun) = environment(Options::new(Backend::Embedded));
+    assert!(set(&begun, "GLIBC_TUNABLES=glibc.malloc.tcache_max=200"), "{begun}");
+    assert!(set(&begun, &format!("ALLOCATOR_TUNED_IN_PROCESS={process}")), "so that it does not begin for ever");
+    // As of a gateway that began before in the same environment.
+    let (_, begun) = environment(Options::new(Backend::Embedded).with("ALLOCATOR_TUNED_IN_PROCESS", "1"));
+    assert!(set(&begun, "GLIBC_TUNABLES=glibc.malloc.tcache_max=200"), "{begun}");
     let own = "glibc.malloc.tcache_count=2";
-    assert_eq!(tunables(Options::new(Backend::Embedded).with("GLIBC_TUNABLES", own)), format!("GLIBC_TUNABLES={own}"));
+    let (_, begun) = environment(Options::new(Backend::Embedded).with("GLIBC_TUNABLES", own));
+    assert!(set(&begun, &format!("GLIBC_TUNABLES={own}")), "{begun}");
 }
