@@ -310,7 +310,10 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(sources) => {
-            allocator::keep_less();
+            // Before anything is read that can be read only once.
+            if let Err(error) = allocator::keep_less() {
+                let _ = writeln!(io::stderr(), "warning: more memory is kept for each thread: {error}");
+            }
             let settings = load(sources)?;
             serve::serve(&settings).map_err(|error| error.to_string().into())
         }

@@ -147,11 +147,13 @@ fn the_gateway_keeps_little_for_each_thread_unless_told_how_much() {
         (gateway.pid(), String::from_utf8(environment).unwrap())
     };
     let set = |environment: &str, variable: &str| environment.split('\0').any(|set| set == variable);
-    let (process, begun) = environment(Options::new(Backend::Embedded));
+    // Whatever these tests were started with.
+    let none = || Options::new(Backend::Embedded).with("GLIBC_TUNABLES", "");
+    let (process, begun) = environment(none());
     assert!(set(&begun, "GLIBC_TUNABLES=glibc.malloc.tcache_max=200"), "{begun}");
     assert!(set(&begun, &format!("ALLOCATOR_TUNED_IN_PROCESS={process}")), "so that it does not begin for ever");
     // As of a gateway that began before in the same environment.
-    let (_, begun) = environment(Options::new(Backend::Embedded).with("ALLOCATOR_TUNED_IN_PROCESS", "1"));
+    let (_, begun) = environment(none().with("ALLOCATOR_TUNED_IN_PROCESS", "1"));
     assert!(set(&begun, "GLIBC_TUNABLES=glibc.malloc.tcache_max=200"), "{begun}");
     let own = "glibc.malloc.tcache_count=2";
     let (_, begun) = environment(Options::new(Backend::Embedded).with("GLIBC_TUNABLES", own));
