@@ -5,6 +5,7 @@ use crate::support::{Engine, Gateway, PASSWORD, Request, Side, for_each_backend}
 use data_encoding::HEXUPPER;
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -217,8 +218,11 @@ fn without_an_answer_the_password_is_accepted_or_refused_as_configured() {
 
 #[test]
 fn a_list_that_is_not_there_is_one_that_does_not_answer() {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let nobody = List { address: free, ..List::start() };
+    // Held, so that no server of another test has it meanwhile; nobody listens there.
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let address = held.local_addr().ok().and_then(|address| address.as_socket()).expect("its address");
+    let nobody = List { address, ..List::start() };
     for (on_failure, status) in [("open", 201), ("closed", 503)] {
         asking(&nobody, on_failure, |gateway| {
             for engine in Engine::BOTH {
