@@ -125,6 +125,7 @@ macro_rules! at {
     (@ $check_out:ident, $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
             Place::Table(database, _) => {
+                // Bound first: a temporary would take its room twice while the statement is waited for.
                 let mut connection = database.$check_out().await?;
                 match &mut connection {
                     Connection::Sqlite(lease) => {

@@ -18,7 +18,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _},
+        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         session_cache::{Changes, Known},
     },
     store::bundle::Rows,
@@ -138,12 +138,8 @@ impl Ports for AsyncPorts {
             let mut store = self.store_to_write().await?;
             store.connection.begin().await?;
             let done = work(&mut store).await;
-            match (&done, store.connection.end(done.is_ok()).await) {
-                (_, Ok(())) => (),
-                (Ok(_), Err(error)) => return Err(error.into()),
-                // The work's own error says more; the connection is closed, which undoes the work.
-                (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
-            }
+            let ended = store.connection.end(done.is_ok()).await;
+            let done = concluded(done, ended);
             if done.is_ok() {
                 self.wake.wake(store.letters);
             }

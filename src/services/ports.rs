@@ -211,6 +211,22 @@ impl Bundle<'_> {
     }
 }
 
+/// What a unit of work came to, by what it answered and by how its commit, or where it failed its rollback, ended.
+///
+/// # Errors
+/// The work's own, or that it was not committed.
+pub fn concluded<T, E: From<Unavailable>>(done: Result<T, E>, ended: Result<(), Unavailable>) -> Result<T, E> {
+    match (done, ended) {
+        (done, Ok(())) => done,
+        (Ok(_), Err(error)) => Err(error.into()),
+        // The work's own error says more; the connection is closed, which undoes the work.
+        (done, Err(error)) => {
+            tracing::warn!(error = %error, "not rolled back");
+            done
+        }
+    }
+}
+
 /// Table `users`. Soft-deleted users are found by nothing here.
 pub trait Users {
     /// By blind index of the identifier.
@@ -512,4 +528,28 @@ pub trait Ephemeral {
     async fn admit(&self, rules: &[Rule]) -> Decision;
     /// Takes back what a request counted. Where that fails, one request more is counted than there was.
     async fn take_back(&self, rules: &[Rule]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_of_work_is_done_once_it_is_committed_and_its_own_error_comes_first() {
+        #[derive(Debug, PartialEq)]
+        enum Answer {
+            Own,
+            Away,
+        }
+        impl From<Unavailable> for Answer {
+            fn from(_: Unavailable) -> Self {
+                Self::Away
+            }
+        }
+        let gone = || Err(Unavailable::database("gone"));
+        assert_eq!(concluded::<_, Answer>(Ok(1), Ok(())), Ok(1));
+        assert_eq!(concluded::<_, Answer>(Ok(1), gone()), Err(Answer::Away));
+        assert_eq!(concluded::<i32, _>(Err(Answer::Own), Ok(())), Err(Answer::Own));
+        assert_eq!(concluded::<i32, _>(Err(Answer::Own), gone()), Err(Answer::Own));
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{Guessable, HashAs, Password, Verified},
         policy::Policy,
-        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _},
+        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         run::run,
         session_cache::{Changes, Known},
     },
@@ -127,12 +127,8 @@ impl Ports for BlockingPorts {
             let mut store = self.check_out()?;
             store.connection.begin()?;
             let done = run(work(&mut store));
-            match (&done, store.connection.end(done.is_ok())) {
-                (_, Ok(())) => (),
-                (Ok(_), Err(error)) => return Err(error.into()),
-                // The work's own error says more; the connection is closed, which undoes the work.
-                (Err(_), Err(error)) => tracing::warn!(error = %error, "not rolled back"),
-            }
+            let ended = store.connection.end(done.is_ok());
+            let done = concluded(done, ended);
             if done.is_ok() {
                 self.wake.wake(store.letters);
             }
