@@ -10,13 +10,14 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpResponse,
     body::{BodySize, MessageBody},
+    dev::{Payload, ServiceRequest},
     http::{
         StatusCode,
         header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING},
     },
-    web::{Bytes, BytesMut, Payload},
+    web::{Bytes, BytesMut},
 };
 use tokio::time::timeout;
 
@@ -26,7 +27,13 @@ use crate::api::{
 };
 
 /// Reads a request and its body.
-pub async fn call(edge: &Edge, request: &HttpRequest, target: &str, payload: &mut Payload, deadline: Duration) -> Call {
+pub async fn call(
+    edge: &Edge,
+    request: &ServiceRequest,
+    target: &str,
+    payload: &mut Payload,
+    deadline: Duration,
+) -> Call {
     let body = timeout(deadline, body(request, payload)).await.unwrap_or(Err(BodyError::TimedOut));
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let parts = Parts {
@@ -39,7 +46,7 @@ pub async fn call(edge: &Edge, request: &HttpRequest, target: &str, payload: &mu
     Call::new(Version::V2, edge, parts)
 }
 
-async fn body(request: &HttpRequest, payload: &mut Payload) -> Result<Vec<u8>, BodyError> {
+async fn body(request: &ServiceRequest, payload: &mut Payload) -> Result<Vec<u8>, BodyError> {
     let headers = request.headers();
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     // Without either there is no body, and waiting for one would wait for the end of the connection.

@@ -18,12 +18,13 @@ use std::{
 
 use actix_http::{HttpServiceBuilder, KeepAlive};
 use actix_server::{Server, ServerHandle};
-use actix_service::map_config;
+use actix_service::{fn_service, map_config};
 use actix_web::{
-    App, HttpRequest, HttpResponse,
-    dev::AppConfig,
+    App, HttpMessage as _, HttpResponse,
+    dev::{AppConfig, RequestHead, ServiceRequest, ServiceResponse},
+    http::{Uri, header::HeaderMap},
     rt::System,
-    web::{self, Data, Payload},
+    web::Data,
 };
 use socket2::SockRef;
 use tracing::Instrument as _;
@@ -43,7 +44,7 @@ use super::{
     together::Together,
 };
 use crate::{
-    api::{Edge, Handled, Matched, Reply, framing, log},
+    api::{Edge, Handled, Matched, Operation, Reply, framing, log},
     hashing::HashPool,
     parts,
     places::Places,
@@ -193,7 +194,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
                 .app_data(edge.clone())
                 .app_data(deadline.clone())
                 .app_data(counter.clone())
-                .default_service(web::to(answer));
+                .default_service(fn_service(serve_one));
             let signal = ending.clone();
             let speaker = HttpServiceBuilder::default()
                 .graceful_shutdown_signal(move || {
@@ -261,25 +262,33 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn answer(
-    request: HttpRequest,
-    mut payload: Payload,
-    ports: Data<AsyncPorts>,
-    edge: Data<Edge>,
-    deadline: Data<Deadline>,
-    requests: Data<Requests>,
-) -> HttpResponse {
+async fn serve_one(mut request: ServiceRequest) -> Result<ServiceResponse, actix_web::Error> {
+    let response = match answer(&mut request).await {
+        Some(response) => response,
+        None => HttpResponse::InternalServerError().finish(),
+    };
+    Ok(request.into_response(response))
+}
+
+// `None` where the application was not given what it needs.
+async fn answer(request: &mut ServiceRequest) -> Option<HttpResponse> {
+    let ports = Data::clone(request.app_data::<Data<AsyncPorts>>()?);
+    let edge = Data::clone(request.app_data::<Data<Edge>>()?);
+    let deadline = request.app_data::<Data<Deadline>>()?.0;
+    let requests = Data::clone(request.app_data::<Data<Requests>>()?);
     let _answering = request.conn_data::<Asked>().map(Asked::begin);
     let mut counted = Counted::new(&requests);
     let began = Instant::now();
+    let mut payload = request.take_payload();
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let target = request.uri().to_string();
     if let Some(status) = framing::refuse_ambiguous(request.method().as_str(), &target, headers) {
         counted.is_answered = true;
-        return extract::response(Reply::bare(status), payload);
+        return Some(extract::response(Reply::bare(status), payload));
     }
-    let call = extract::call(&edge, &request, &target, &mut payload, deadline.0).await;
+    let call = extract::call(&edge, request, &target, &mut payload, deadline).await;
     let matched = call.route();
+    forget(request.head_mut(), &matched);
     let span = log::span(&call, &matched);
     let reply = async {
         let reply = match matched {
@@ -295,7 +304,21 @@ async fn answer(
     };
     let reply = reply.instrument(span).await;
     counted.is_answered = true;
-    extract::response(reply, payload)
+    Some(extract::response(reply, payload))
+}
+
+// What was read of a head is in the call. It holds on to the buffer that it came in, which the connection can use again
+// once it does not, also later, when actix has put it aside for another request.
+fn forget(head: &mut RequestHead, matched: &Result<Matched, Problem>) {
+    head.uri = Uri::default();
+    match matched {
+        // Those wait for nothing for long: to make the map anew each time would cost them more.
+        Ok(Matched::Operation {
+            operation: Operation::VerifyToken | Operation::Me | Operation::RefreshToken, ..
+        }) => head.headers.clear(),
+        // Where a thousand wait for hashes, their maps alone are 7 MiB.
+        _ => head.headers = HeaderMap::new(),
+    }
 }
 
 // A panic is a defect; its connection to the database is closed, which undoes what it had begun.

@@ -248,17 +248,17 @@ pub struct Asked(Rc<Line>);
 
 impl Asked {
     /// The head of a request has come; to be dropped when its answer is made.
-    pub fn begin(&self) -> Answering<'_> {
+    pub fn begin(&self) -> Answering {
         self.0.asked.update(|count| count + 1);
         self.0.head_since.set(None);
-        Answering(&self.0)
+        Answering(Rc::clone(&self.0))
     }
 }
 
 /// A request under way.
-pub struct Answering<'a>(&'a Line);
+pub struct Answering(Rc<Line>);
 
-impl Drop for Answering<'_> {
+impl Drop for Answering {
     fn drop(&mut self) {
         self.0.asked.update(|count| count - 1);
         self.0.since.set(Instant::now());
