@@ -16,8 +16,11 @@ test: ## everything a change has to pass: format, lints, all tests, memory of th
 	scripts/bootstrap
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	cargo test
-	cargo build --release
+	cargo test --no-run
+	# The release build takes what the tests, which wait a lot, leave of the processors.
+	@set -m; nice -n 19 cargo build --release --quiet & build=$$!; \
+	trap 'kill -- "-$$build" 2>/dev/null' EXIT; \
+	cargo test && echo 'the release build, which went on meanwhile' && wait "$$build"
 	scripts/footprint
 
 timing: ## whether answers can be told apart by time: the abuse list's timing cases on a release build
