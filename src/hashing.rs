@@ -40,10 +40,11 @@ const TOGETHER: usize = 8;
 // all threads are at jobs dearer than usual, it may be as long as one of them.
 const MOST_HELD: Duration = Duration::from_millis(100);
 
-// After each job, also with others waiting. A thread that never leaves its processor is not well looked after by every
+// After a job, also with others waiting. A thread that never leaves its processor is not well looked after by every
 // kernel: on Linux 6.18 those of the kernel's own threads that belong to that processor, and write for the database,
-// waited for seconds. It costs some 60 µs.
+// waited for seconds. It costs some 60 µs: after each hash, but not after each judging of a password.
 const BREATH: Duration = Duration::from_nanos(1);
+const BREATHLESS: Duration = Duration::from_millis(2);
 
 /// The threads and the queue in front of them; clones are the same.
 #[derive(Clone)]
@@ -144,6 +145,7 @@ impl Shared {
         // Not granted everywhere; it is a courtesy.
         let _ = rustix::process::nice(NICENESS);
         let mut arena = Arena::new(self.kernel);
+        let mut breathed = Instant::now();
         loop {
             let mut state = self.lock();
             state.idle += 1;
@@ -182,7 +184,10 @@ impl Shared {
             let told = if self.may_hold(&state, waited) { Vec::new() } else { mem::take(&mut state.untold) };
             drop(state);
             tell(told);
-            breathe();
+            if breathed.elapsed() >= BREATHLESS {
+                breathe();
+                breathed = Instant::now();
+            }
         }
     }
 
