@@ -103,6 +103,15 @@ pub fn family(root: u32) -> BTreeSet<u32> {
     }
 }
 
+/// The processes of the databases that this process has started.
+pub fn databases() -> Vec<u32> {
+    let is_database = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        matches!(name.trim(), "postgres" | "redis-server")
+    };
+    family(std::process::id()).into_iter().filter(is_database).collect()
+}
+
 /// Memory in KiB, and threads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Size {

@@ -1,13 +1,15 @@
 //! The gateway as a child process, configured for being measured.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
+
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use super::{
     processes::{Process, Program, eventually, free_port, fresh_directory},
@@ -49,6 +51,7 @@ impl Gateway {
 
     fn start_once(options: &Options<'_>, servers: Option<&Servers>) -> io::Result<Self> {
         let directory = fresh_directory("gateway");
+        apart(&directory);
         let (v1, v2) = (local(free_port()), local(free_port()));
         let mut gateway =
             Self { v1, v2, program: options.program.clone(), environment: Vec::new(), process: None, directory };
@@ -155,6 +158,14 @@ impl Drop for Gateway {
             process.signal("KILL");
         }
     }
+}
+
+/// What a directory holds is to stand apart from the files of runs before. Without a journal, ext4 passes by each inode
+/// that was deleted in the last minutes whenever it makes a file, which would count as the gateway's.
+fn apart(directory: &Path) {
+    let set = |directory: &File| ioctl_setflags(directory, ioctl_getflags(directory)? | IFlags::TOPDIR);
+    // Not every file system has that.
+    let _ = File::open(directory).map(|directory| set(&directory));
 }
 
 fn local(port: u16) -> SocketAddr {

@@ -36,9 +36,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    cpu::{Machine, Usage},
+    cpu::{self, Machine, Usage},
     driver::histogram,
-    measure::{Cpu, Figure, Latency, Watched, real},
+    measure::{Cpu, Figure, Latency, real},
     processes::{Process, Program, eventually, free_port, fresh_directory},
     servers::Servers,
     world::PASSWORD,
@@ -300,9 +300,7 @@ pub fn postgres_rotations(
         for _ in 0..2 {
             second.tick().await;
         }
-        // The clients' own processes on the server have come up by now.
-        let watched = Watched::with_databases(std::process::id());
-        let read = || (Usage::of([watched.server]), Usage::of(watched.database.iter().copied()));
+        let read = || (Usage::of([std::process::id()]), Usage::of(cpu::databases()));
         let (before, machine, began) = (read(), Machine::now(), Instant::now());
         while began.elapsed() < length {
             second.tick().await;

@@ -102,27 +102,16 @@ fn name(kind: Kind) -> String {
 /// Whose processor time is read.
 pub struct Watched {
     pub server: u32,
-    pub database: Vec<u32>,
+    /// And that of the databases that this process has started.
+    pub with_databases: bool,
 }
 
 impl Watched {
-    /// A server, with the databases that this process has started.
-    pub fn with_databases(server: u32) -> Self {
-        let is_database = |pid: &u32| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            matches!(name.trim(), "postgres" | "redis-server")
-        };
-        Self { server, database: cpu::family(std::process::id()).into_iter().filter(is_database).collect() }
-    }
-
-    pub fn alone(server: u32) -> Self {
-        Self { server, database: Vec::new() }
-    }
-
     fn read(&self) -> [Usage; 4] {
         [
             Usage::of([self.server]),
-            Usage::of(self.database.iter().copied()),
+            // At each reading anew: there is a process for each connection, and engines open them when they need them.
+            Usage::of(if self.with_databases { cpu::databases() } else { Vec::new() }),
             Usage::of([std::process::id()]),
             Usage::of_threads(self.server, "hash-"),
         ]

@@ -69,6 +69,13 @@ pub struct Options {
     /// Only these
     #[arg(long, conflicts_with = "no_extras")]
     pub only_extras: bool,
+    /// Measures the peak of memory of each engine and scenario with 1000 connections too, each on a gateway of its own
+    /// that has done nothing before; part of --full
+    #[arg(long)]
+    peaks: bool,
+    /// Only these
+    #[arg(long, conflicts_with = "only_extras")]
+    pub only_peaks: bool,
     /// Measures every scenario at a fixed rate of arrivals too
     #[arg(long)]
     open_loop: bool,
@@ -171,6 +178,11 @@ impl Options {
     pub fn is_open(&self, scenario: Scenario) -> bool {
         let by_default = matches!(scenario, Scenario::Login | Scenario::Verify) && !self.quick;
         self.open_loop || self.full || by_default && self.connections.is_empty()
+    }
+
+    /// Whether peaks are measured, each on a gateway of its own.
+    pub fn peaks(&self) -> bool {
+        self.only_peaks || self.peaks || self.full && !self.only_extras
     }
 
     /// Silent connections, clients that drip, and seconds of storm.

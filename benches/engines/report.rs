@@ -21,6 +21,8 @@ pub struct Report {
     pub figures: Vec<Figure>,
     /// Resident memory of a gateway that has just started, in MiB, by backend.
     pub rest: Vec<(String, f64)>,
+    /// Of gateways that did nothing before.
+    pub peaks: Vec<Figure>,
     pub beside: Vec<Beside>,
     pub storms: Vec<Storm>,
 }
@@ -39,7 +41,7 @@ impl Report {
     /// Holds what was found against the targets.
     pub fn judge(&mut self) {
         let grid = Grid::of(&self.figures);
-        self.targets = targets::judge(&grid, &self.rest, &self.figures, &self.beside, &self.storms);
+        self.targets = targets::judge(&grid, self);
     }
 
     /// Writes `report.json`, `report.html` and the plots.

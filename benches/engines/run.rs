@@ -90,16 +90,22 @@ pub fn run(options: &Options) -> io::Result<()> {
         targets: Vec::new(),
         figures: Vec::new(),
         rest: Vec::new(),
+        peaks: Vec::new(),
         beside: Vec::new(),
         storms: Vec::new(),
     };
     let mut run = Run { options, program, bar, report, rates: BTreeMap::new(), bare: None };
-    if !options.only_extras {
+    if !options.only_extras && !options.only_peaks {
         for backend in options.backends() {
             run.measure_on(backend)?;
         }
     }
-    if !options.no_extras {
+    if options.peaks() {
+        for backend in options.backends() {
+            run.measure_peaks(backend)?;
+        }
+    }
+    if !options.no_extras && !options.only_peaks {
         run.measure_extras()?;
     }
     run.bar.finish_and_clear();
@@ -123,14 +129,17 @@ fn count(options: &Options) -> u64 {
     let (first, others) = options.rounds();
     let engines = options.engines().len();
     let further: Vec<usize> = options.connections().iter().skip(1).copied().collect();
-    let mut count = if options.no_extras { 0 } else { (options.extras().0.len() + 2) * engines };
+    let mut count = if options.no_extras || options.only_peaks { 0 } else { (options.extras().0.len() + 2) * engines };
     for backend in options.backends() {
-        for scenario in options.scenarios().into_iter().filter(|_| !options.only_extras) {
+        for scenario in options.scenarios().into_iter().filter(|_| !options.only_extras && !options.only_peaks) {
             let limits = if options.no_limits { 0 } else { limits_of(scenario, backend).len() };
             let open = if options.is_open(scenario) { engines } else { 0 };
             let crowds = further.iter().map(|connections| limits_of_further(scenario, *connections).len());
             let crowds = if options.no_limits { 0 } else { crowds.sum() };
             count += first * (engines + limits) + others * (further.len() * engines + crowds) + open;
+        }
+        if options.peaks() {
+            count += options.scenarios().len() * engines;
         }
     }
     u64::try_from(count).unwrap_or(u64::MAX)
@@ -152,7 +161,6 @@ struct Stage {
     servers: Option<Servers>,
     gateway: Gateway,
     world: World,
-    watched: Watched,
     /// Sessions that the database rotates by itself.
     rows: Vec<String>,
 }
@@ -163,9 +171,7 @@ impl Run<'_> {
         self.bar.tick();
         let servers = (backend == Backend::Postgres).then(Servers::start);
         let options = self.options;
-        let started =
-            gateway::Options { program: self.program.clone(), log: &options.log, set: &options.set, environment: &[] };
-        let gateway = Gateway::start(&started, servers.as_ref())?;
+        let gateway = Gateway::start(&self.gateway_options(&[]), servers.as_ref())?;
         // Once the pools have seen that nobody asks.
         pause(Duration::from_secs(2));
         let resident = real(cpu::size(gateway.pid()).resident) / 1024.0;
@@ -178,9 +184,8 @@ impl Run<'_> {
         self.bar.tick();
         let connections = options.connections();
         let world = World::seed(&gateway, connections.iter().copied().max().unwrap_or(1))?;
-        let watched = Watched::with_databases(gateway.pid());
         let rows = servers.as_ref().map(limits::postgres_rows).unwrap_or_default();
-        let mut stage = Stage { backend, servers, gateway, world, watched, rows };
+        let mut stage = Stage { backend, servers, gateway, world, rows };
         for scenario in options.scenarios() {
             self.tell(&format!("{} {}", backend.name(), scenario.name()));
             for (place, connections) in connections.iter().enumerate() {
@@ -215,6 +220,30 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The peak of memory with as many connections as are a crowd: of one engine in one scenario, on a gateway that has
+    /// done nothing before. What earlier work has left resident would count otherwise.
+    fn measure_peaks(&mut self, backend: Backend) -> io::Result<()> {
+        let options = self.options;
+        for scenario in options.scenarios() {
+            self.tell(&format!("{} {}, peaks", backend.name(), scenario.name()));
+            for engine in options.engines() {
+                let servers = (backend == Backend::Postgres).then(Servers::start);
+                let gateway = Gateway::start(&self.gateway_options(&[]), servers.as_ref())?;
+                let world = World::seed(&gateway, CROWD)?;
+                let mut stage = Stage { backend, servers, gateway, world, rows: Vec::new() };
+                let figure = self.driven(&mut stage, *engine, scenario, CROWD, Pace::Closed)?;
+                self.report.peaks.push(figure);
+                self.bar.inc(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn gateway_options<'b>(&'b self, environment: &'b [(&'b str, String)]) -> gateway::Options<'b> {
+        let options = self.options;
+        gateway::Options { program: self.program.clone(), log: &options.log, set: &options.set, environment }
+    }
+
     /// What is measured once, on the embedded backend: it is about the engines and not their data.
     fn measure_extras(&mut self) -> io::Result<()> {
         let options = self.options;
@@ -225,12 +254,6 @@ impl Run<'_> {
             ("ENGINES__V2__CONNECTIONS", "12000".to_owned()),
             ("PASSWORDS__QUEUE", "64".to_owned()),
         ];
-        let started = gateway::Options {
-            program: self.program.clone(),
-            log: &options.log,
-            set: &options.set,
-            environment: &environment,
-        };
         let length = options.length().min(Duration::from_secs(4));
         for engine in options.engines() {
             // Each has a gateway of its own, so that the memory is that of one crowd.
@@ -239,7 +262,7 @@ impl Run<'_> {
                 self.bar.set_message(format!("{}: {what}", engine.name()));
                 self.bar.tick();
             };
-            let gateway = Gateway::start(&started, None)?;
+            let gateway = Gateway::start(&self.gateway_options(&environment), None)?;
             let mut at_rest = Vec::new();
             for clients in silent {
                 say("silent connections, at rest");
@@ -272,6 +295,22 @@ impl Run<'_> {
         pace: Pace,
         round: usize,
     ) -> io::Result<()> {
+        let figure = self.driven(stage, engine, scenario, connections, pace)?;
+        if pace == Pace::Closed {
+            self.rates.insert((engine, scenario), figure.per_second);
+        }
+        self.keep(figure, stage.backend, scenario, connections, round);
+        Ok(())
+    }
+
+    fn driven(
+        &self,
+        stage: &mut Stage,
+        engine: Engine,
+        scenario: Scenario,
+        connections: usize,
+        pace: Pace,
+    ) -> io::Result<Figure> {
         self.say(stage.backend, scenario, connections, engine.name());
         // Each connection has to come round once before latencies mean something.
         let assumed = if matches!(scenario, Scenario::Login | Scenario::Register) { 80.0 } else { 1000.0 };
@@ -288,14 +327,13 @@ impl Run<'_> {
         let mut figure = self.undisturbed(&mut |tick| {
             stage.world.repair(&stage.gateway)?;
             let mut load = Traffic::new(&mut stage.world, engine, scenario, &plan);
-            measure::measure(&plan, &mut load, &stage.watched, tick)
+            let watched = Watched { server: stage.gateway.pid(), with_databases: stage.servers.is_some() };
+            measure::measure(&plan, &mut load, &watched, tick)
         })?;
         figure.subject = engine.name().to_owned();
-        if pace == Pace::Closed {
-            self.rates.insert((engine, scenario), figure.per_second);
-        }
-        self.keep(figure, stage.backend, scenario, connections, round);
-        Ok(())
+        stage.backend.name().clone_into(&mut figure.backend);
+        scenario.name().clone_into(&mut figure.scenario);
+        Ok(figure)
     }
 
     fn limit(
@@ -361,7 +399,7 @@ impl Run<'_> {
             length: self.options.length(),
         };
         let mut load = Same::get(server.address, path, Some(&limits::token()?));
-        let watched = Watched::alone(server.pid());
+        let watched = Watched { server: server.pid(), with_databases: false };
         let mut figure = self.undisturbed(&mut |tick| measure::measure(&plan, &mut load, &watched, tick))?;
         figure.subject = name.to_owned();
         Ok(figure)

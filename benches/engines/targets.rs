@@ -6,7 +6,7 @@ use super::{
     extras::{Beside, Storm},
     limits::{judging, slots},
     measure::{Figure, real},
-    report::{Cell, DISTURBED, Grid, Spread, percent, short},
+    report::{Cell, DISTURBED, Grid, Report, Spread, percent, short},
     run::CROWD,
 };
 
@@ -49,13 +49,8 @@ impl Target {
     }
 }
 
-pub fn judge(
-    grid: &Grid<'_>,
-    rest: &[(String, f64)],
-    figures: &[Figure],
-    beside: &[Beside],
-    storms: &[Storm],
-) -> Vec<Target> {
+pub fn judge(grid: &Grid<'_>, report: &Report) -> Vec<Target> {
+    let Report { rest, peaks, figures, beside, storms, .. } = report;
     let mut targets = vec![
         hashing(grid),
         beyond_the_hash(grid),
@@ -66,6 +61,7 @@ pub fn judge(
         crowd(figures),
         at_rest(rest),
         under_load(figures),
+        peak(peaks),
     ];
     targets.extend(silent(beside));
     targets.push(slow(beside));
@@ -169,12 +165,27 @@ fn at_rest(rest: &[(String, f64)]) -> Target {
     target
 }
 
-fn under_load(figures: &[Figure]) -> Target {
-    // Both engines share them.
+/// In MiB, and the same in words. Both engines share the slots.
+fn allowed_memory() -> (f64, String) {
     let hashes = slots();
     let allowed = 64.0 + 19.0 * real(u64::try_from(hashes).unwrap_or_default());
-    let demand = format!("less than 64 MiB and 19 MiB for each of {hashes} hash slots, {allowed:.0} MiB");
-    let mut target = Target::new("Memory under load, both engines", demand);
+    (allowed, format!("less than 64 MiB and 19 MiB for each of {hashes} hash slots, {allowed:.0} MiB"))
+}
+
+fn peak(peaks: &[Figure]) -> Target {
+    let (allowed, demand) = allowed_memory();
+    let mut target = Target::new("Peak of memory with 1000 connections, nothing before", demand);
+    for figure in peaks {
+        let place = format!("{} {} {}", figure.scenario, figure.backend, figure.subject);
+        let (peak, failed) = (figure.memory.peak, figure.failed());
+        target.find(place, format!("{peak:.0} MiB, {failed} errors"), peak < allowed && failed == 0);
+    }
+    target
+}
+
+fn under_load(figures: &[Figure]) -> Target {
+    let (allowed, demand) = allowed_memory();
+    let mut target = Target::new("Memory under load, everything on both engines one after the other", demand);
     for backend in ["embedded", "postgres"] {
         let of_engines = figures.iter().filter(|figure| figure.backend == backend && figure.subject.starts_with('v'));
         if let Some(peak) = of_engines.map(|figure| figure.memory.peak).max_by(f64::total_cmp) {
