@@ -18,7 +18,7 @@ test: ## everything a change has to pass: format, lints, all tests, memory of th
 	cargo clippy --all-targets -- -D warnings
 	cargo test --no-run
 	# The release build takes what the tests, which wait a lot, leave of the processors.
-	@set -m; nice -n 19 cargo build --release --quiet & build=$$!; \
+	@set -m; nice -n 19 cargo build --release --quiet & build=$$!; set +m; \
 	trap 'kill -- "-$$build" 2>/dev/null' EXIT; \
 	cargo test && echo 'the release build, which went on meanwhile' && wait "$$build"
 	scripts/footprint

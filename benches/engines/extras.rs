@@ -91,7 +91,12 @@ fn verify(gateway: &Gateway, world: &mut World, engine: Engine, length: Duration
         length,
     };
     let mut load = Traffic::new(world, engine, Scenario::Verify, &plan);
-    measure::measure(&plan, &mut load, &Watched { server: gateway.pid(), with_databases: false }, &mut || {})
+    measure::measure(
+        &plan,
+        &mut load,
+        &Watched { server: gateway.pid(), with_databases: false, peak_since_start: false },
+        &mut || {},
+    )
 }
 
 /// What became of the clients in question.
@@ -333,7 +338,7 @@ impl Dripping {
 /// No sockets.
 pub fn storm(gateway: &Gateway, world: &mut World, engine: Engine, length: Duration) -> io::Result<Storm> {
     let address = gateway.address(engine);
-    let watched = Watched { server: gateway.pid(), with_databases: false };
+    let watched = Watched { server: gateway.pid(), with_databases: false, peak_since_start: false };
     let mut sign_in = |connections: usize, pace: Pace, warm_up: Duration, length: Duration| {
         let plan = Plan { address, connections, pace, warm_up, length };
         let mut load = match pace {

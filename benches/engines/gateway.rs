@@ -24,6 +24,7 @@ pub struct Gateway {
     program: PathBuf,
     directory: PathBuf,
     environment: Vec<(String, String)>,
+    served: Option<Program>,
     process: Option<Process>,
 }
 
@@ -53,9 +54,16 @@ impl Gateway {
         let directory = fresh_directory("gateway");
         apart(&directory);
         let (v1, v2) = (local(free_port()), local(free_port()));
-        let mut gateway =
-            Self { v1, v2, program: options.program.clone(), environment: Vec::new(), process: None, directory };
-        gateway.set("DATA_DIR", &gateway.directory.join("data").display().to_string());
+        let mut gateway = Self {
+            v1,
+            v2,
+            program: options.program.clone(),
+            environment: Vec::new(),
+            served: None,
+            process: None,
+            directory,
+        };
+        gateway.set("DATA_DIR", &gateway.data_directory().display().to_string());
         gateway.set("ENGINES__V1__BIND", &v1.to_string());
         gateway.set("ENGINES__V2__BIND", &v2.to_string());
         // So high that nobody meets them, and not off, so that counting them is part of what is measured.
@@ -86,17 +94,36 @@ impl Gateway {
         let mut program = Program::new(&gateway.program, &gateway.directory, "gateway.log").arguments(["serve"]);
         program.arguments.extend(options.set.iter().flat_map(|pair| ["--set".into(), pair.into()]));
         program.environment.clone_from(&gateway.environment);
+        gateway.served = Some(program);
+        gateway.serve()?;
+        Ok(gateway)
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let Some(program) = &self.served else { return Ok(()) };
         let mut process = program.start();
         let log = || fs::read_to_string(&program.log).unwrap_or_default();
         let ended = eventually("the gateway is ready", Duration::from_secs(30), || {
-            let is_ready = [v1, v2].iter().all(|address| is_ready(*address));
+            let is_ready = [self.v1, self.v2].iter().all(|address| is_ready(*address));
             process.ended().map(Some).or_else(|| is_ready.then_some(None))
         });
         if let Some(status) = ended {
             return Err(io::Error::other(format!("the gateway ended ({status}): {}", log())));
         }
-        gateway.process = Some(process);
-        Ok(gateway)
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends the process and starts another one with the same data.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart(&mut self) -> io::Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.signal("TERM");
+            process.wait(Duration::from_secs(30));
+        }
+        self.serve()
     }
 
     fn set(&mut self, key: &str, value: &str) {
@@ -117,7 +144,8 @@ impl Gateway {
     }
 
     pub fn data_directory(&self) -> PathBuf {
-        self.directory.join("data")
+        // A name of its own, since that is what its place on the disk comes from.
+        self.directory.join(format!("data-{}", std::process::id()))
     }
 
     pub fn create_user(&self, email: &str, password: &str) -> io::Result<()> {

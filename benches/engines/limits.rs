@@ -306,10 +306,10 @@ pub fn postgres_rotations(
             second.tick().await;
             tick();
         }
+        let window = (began, Instant::now());
         let after = read();
         let used = (after.0.since(&before.0), after.1.since(&before.1));
         let others = Machine::now().others_since(machine, used.0 + used.1);
-        let window = (began, Instant::now());
         ending.store(true, Relaxed);
         let mut latencies = histogram();
         for client in clients {

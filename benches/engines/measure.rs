@@ -104,6 +104,8 @@ pub struct Watched {
     pub server: u32,
     /// And that of the databases that this process has started.
     pub with_databases: bool,
+    /// Whether its peak of memory counts from its start, or else from the begin of the window.
+    pub peak_since_start: bool,
 }
 
 impl Watched {
@@ -130,7 +132,9 @@ pub fn measure(plan: &Plan, load: &mut dyn Load, watched: &Watched, tick: &mut d
     let (mut before, mut machine, mut used) = (None, Machine::default(), [Duration::ZERO; 4]);
     let tally = driver::drive(plan, load, &mut |mark| match mark {
         Mark::Began => {
-            cpu::forget_peak(watched.server);
+            if !watched.peak_since_start {
+                cpu::forget_peak(watched.server);
+            }
             before = Some(watched.read());
             machine = Machine::now();
         }

@@ -70,8 +70,8 @@ pub struct Options {
     #[arg(long, conflicts_with = "no_extras")]
     pub only_extras: bool,
     /// Measures the peak of memory of each engine and scenario with 1000 connections too, each on a gateway of its own
-    /// that has done nothing before; part of --full
-    #[arg(long)]
+    /// that was started for it; part of --full
+    #[arg(long, conflicts_with = "only_extras")]
     peaks: bool,
     /// Only these
     #[arg(long, conflicts_with = "only_extras")]

@@ -35,7 +35,7 @@ pub const SHARED: f64 = 0.05;
 impl Report {
     /// The share of the machine that others had, in the middle of all measurements.
     pub fn others(&self) -> f64 {
-        median(self.figures.iter().map(|figure| figure.others))
+        median(self.figures.iter().chain(&self.peaks).map(|figure| figure.others))
     }
 
     /// Holds what was found against the targets.

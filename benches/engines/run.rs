@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Write as _},
+    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -112,7 +113,8 @@ pub fn run(options: &Options) -> io::Result<()> {
     run.save()?;
     let report = run.report;
     if let Some(file) = &options.json {
-        fs::write(file, serde_json::to_vec_pretty(&report.figures)?)?;
+        let all: Vec<_> = report.figures.iter().chain(&report.peaks).collect();
+        fs::write(file, serde_json::to_vec_pretty(&all)?)?;
     }
     let page = options.out.join("report.html");
     write!(
@@ -145,6 +147,13 @@ fn count(options: &Options) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
+fn named(mut figure: Figure, engine: Engine, backend: Backend, scenario: Scenario) -> Figure {
+    figure.subject = engine.name().to_owned();
+    figure.backend = backend.name().to_owned();
+    figure.scenario = scenario.name().to_owned();
+    figure
+}
+
 struct Run<'a> {
     options: &'a Options,
     program: PathBuf,
@@ -167,19 +176,12 @@ struct Stage {
 
 impl Run<'_> {
     fn measure_on(&mut self, backend: Backend) -> io::Result<()> {
-        self.bar.set_message(format!("{}: starting", backend.name()));
-        self.bar.tick();
-        let servers = (backend == Backend::Postgres).then(Servers::start);
         let options = self.options;
-        let gateway = Gateway::start(&self.gateway_options(&[]), servers.as_ref())?;
+        let (servers, gateway) = self.started(backend)?;
         // Once the pools have seen that nobody asks.
         pause(Duration::from_secs(2));
         let resident = real(cpu::size(gateway.pid()).resident) / 1024.0;
         self.report.rest.push((backend.name().to_owned(), resident));
-        if let Some(servers) = &servers {
-            let versions = [("PostgreSQL", servers.postgres_version()), ("Redis", servers.redis_version())];
-            self.report.conditions.extend(versions.map(|(name, version)| (name.to_owned(), version)));
-        }
         self.bar.set_message(format!("{}: making users and signing them in", backend.name()));
         self.bar.tick();
         let connections = options.connections();
@@ -220,23 +222,45 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The peak of memory with as many connections as are a crowd: of one engine in one scenario, on a gateway that has
-    /// done nothing before. What earlier work has left resident would count otherwise.
+    /// The peak of memory with as many connections as are a crowd: of one engine in one scenario, on a process that was
+    /// started for it, from its start on. What earlier work has left resident would count otherwise.
     fn measure_peaks(&mut self, backend: Backend) -> io::Result<()> {
         let options = self.options;
+        let (servers, mut gateway) = self.started(backend)?;
+        let mut world = World::seed(&gateway, CROWD)?;
         for scenario in options.scenarios() {
             self.tell(&format!("{} {}, peaks", backend.name(), scenario.name()));
             for engine in options.engines() {
-                let servers = (backend == Backend::Postgres).then(Servers::start);
-                let gateway = Gateway::start(&self.gateway_options(&[]), servers.as_ref())?;
-                let world = World::seed(&gateway, CROWD)?;
-                let mut stage = Stage { backend, servers, gateway, world, rows: Vec::new() };
-                let figure = self.driven(&mut stage, *engine, scenario, CROWD, Pace::Closed)?;
-                self.report.peaks.push(figure);
+                self.say(backend, scenario, CROWD, engine.name());
+                world.repair(&gateway)?;
+                gateway.restart()?;
+                let plan = self.plan(gateway.address(*engine), *engine, scenario, CROWD, Pace::Closed);
+                let mut load = Traffic::new(&mut world, *engine, scenario, &plan);
+                let watched =
+                    Watched { server: gateway.pid(), with_databases: servers.is_some(), peak_since_start: true };
+                let figure = measure::measure(&plan, &mut load, &watched, &mut || self.bar.tick())?;
+                self.report.peaks.push(named(figure, *engine, backend, scenario));
                 self.bar.inc(1);
             }
+            self.save()?;
         }
         Ok(())
+    }
+
+    fn started(&mut self, backend: Backend) -> io::Result<(Option<Servers>, Gateway)> {
+        self.bar.set_message(format!("{}: starting", backend.name()));
+        self.bar.tick();
+        let servers = (backend == Backend::Postgres).then(Servers::start);
+        if let Some(servers) = &servers {
+            let versions = [("PostgreSQL", servers.postgres_version()), ("Redis", servers.redis_version())];
+            for (name, version) in versions {
+                if !self.report.conditions.iter().any(|(known, _)| known == name) {
+                    self.report.conditions.push((name.to_owned(), version));
+                }
+            }
+        }
+        let gateway = Gateway::start(&self.gateway_options(&[]), servers.as_ref())?;
+        Ok((servers, gateway))
     }
 
     fn gateway_options<'b>(&'b self, environment: &'b [(&'b str, String)]) -> gateway::Options<'b> {
@@ -295,45 +319,36 @@ impl Run<'_> {
         pace: Pace,
         round: usize,
     ) -> io::Result<()> {
-        let figure = self.driven(stage, engine, scenario, connections, pace)?;
+        self.say(stage.backend, scenario, connections, engine.name());
+        let plan = self.plan(stage.gateway.address(engine), engine, scenario, connections, pace);
+        let figure = self.undisturbed(&mut |tick| {
+            stage.world.repair(&stage.gateway)?;
+            let mut load = Traffic::new(&mut stage.world, engine, scenario, &plan);
+            let with_databases = stage.servers.is_some();
+            let watched = Watched { server: stage.gateway.pid(), with_databases, peak_since_start: false };
+            measure::measure(&plan, &mut load, &watched, tick)
+        })?;
         if pace == Pace::Closed {
             self.rates.insert((engine, scenario), figure.per_second);
         }
+        let figure = named(figure, engine, stage.backend, scenario);
         self.keep(figure, stage.backend, scenario, connections, round);
         Ok(())
     }
 
-    fn driven(
-        &self,
-        stage: &mut Stage,
-        engine: Engine,
-        scenario: Scenario,
-        connections: usize,
-        pace: Pace,
-    ) -> io::Result<Figure> {
-        self.say(stage.backend, scenario, connections, engine.name());
+    fn plan(&self, address: SocketAddr, engine: Engine, scenario: Scenario, connections: usize, pace: Pace) -> Plan {
         // Each connection has to come round once before latencies mean something.
         let assumed = if matches!(scenario, Scenario::Login | Scenario::Register) { 80.0 } else { 1000.0 };
         let rate = self.rates.get(&(engine, scenario)).copied().unwrap_or(assumed).max(1.0);
         let turn = Duration::from_secs_f64(real(u64::try_from(connections).unwrap_or(u64::MAX)) / rate);
         let length = self.options.length_at(connections);
-        let plan = Plan {
-            address: stage.gateway.address(engine),
+        Plan {
+            address,
             connections,
             pace,
             warm_up: self.options.warm_up().max(turn.mul_f64(1.2)),
             length: length.max(turn),
-        };
-        let mut figure = self.undisturbed(&mut |tick| {
-            stage.world.repair(&stage.gateway)?;
-            let mut load = Traffic::new(&mut stage.world, engine, scenario, &plan);
-            let watched = Watched { server: stage.gateway.pid(), with_databases: stage.servers.is_some() };
-            measure::measure(&plan, &mut load, &watched, tick)
-        })?;
-        figure.subject = engine.name().to_owned();
-        stage.backend.name().clone_into(&mut figure.backend);
-        scenario.name().clone_into(&mut figure.scenario);
-        Ok(figure)
+        }
     }
 
     fn limit(
@@ -399,7 +414,7 @@ impl Run<'_> {
             length: self.options.length(),
         };
         let mut load = Same::get(server.address, path, Some(&limits::token()?));
-        let watched = Watched { server: server.pid(), with_databases: false };
+        let watched = Watched { server: server.pid(), with_databases: false, peak_since_start: false };
         let mut figure = self.undisturbed(&mut |tick| measure::measure(&plan, &mut load, &watched, tick))?;
         figure.subject = name.to_owned();
         Ok(figure)

@@ -174,7 +174,8 @@ fn allowed_memory() -> (f64, String) {
 
 fn peak(peaks: &[Figure]) -> Target {
     let (allowed, demand) = allowed_memory();
-    let mut target = Target::new("Peak of memory with 1000 connections, nothing before", demand);
+    let mut target =
+        Target::new("Peak of memory since the start, one engine and scenario with 1000 connections", demand);
     for figure in peaks {
         let place = format!("{} {} {}", figure.scenario, figure.backend, figure.subject);
         let (peak, failed) = (figure.memory.peak, figure.failed());

@@ -22,7 +22,7 @@ use actix_service::{fn_service, map_config};
 use actix_web::{
     App, HttpMessage as _, HttpResponse,
     dev::{AppConfig, RequestHead, ServiceRequest, ServiceResponse},
-    http::{Uri, header::HeaderMap},
+    http::header::HeaderMap,
     rt::System,
     web::Data,
 };
@@ -307,10 +307,9 @@ async fn answer(request: &mut ServiceRequest) -> Option<HttpResponse> {
     Some(extract::response(reply, payload))
 }
 
-// What was read of a head is in the call. It holds on to the buffer that it came in, which the connection can use again
-// once it does not, also later, when actix has put it aside for another request.
+// What was read of a head is in the call. Its fields hold on to the buffer that they came in, which the connection can
+// use again once they do not, also later, when actix has put the head aside for another request.
 fn forget(head: &mut RequestHead, matched: &Result<Matched, Problem>) {
-    head.uri = Uri::default();
     match matched {
         // Those wait for nothing for long: to make the map anew each time would cost them more.
         Ok(Matched::Operation {
@@ -335,8 +334,24 @@ impl<F: Future<Output = Handled>> Future for Caught<F> {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::test::TestRequest;
+
     use super::*;
     use crate::api::Success;
+
+    #[test]
+    fn what_was_read_of_a_head_is_let_go() {
+        let left = |operation| {
+            let request = TestRequest::post().uri("/api/v2/auth/login/").insert_header(("Accept", "*/*"));
+            let mut request = request.to_srv_request();
+            let matched = Matched::Operation { operation, is_legacy: false, parameters: Vec::new() };
+            forget(request.head_mut(), &Ok(matched));
+            assert!(request.headers().is_empty());
+            request.headers().capacity()
+        };
+        assert_eq!(left(Operation::Login), 0, "also its room, where others may wait for long");
+        assert!(left(Operation::Me) > 0);
+    }
 
     #[test]
     fn a_panic_is_a_server_error() {
