@@ -227,6 +227,8 @@ impl Run<'_> {
     fn measure_peaks(&mut self, backend: Backend) -> io::Result<()> {
         let options = self.options;
         let (servers, mut gateway) = self.started(backend)?;
+        // Those of another backend would make the warm-up too short or too long.
+        self.rates.clear();
         let mut world = World::seed(&gateway, CROWD)?;
         for scenario in options.scenarios() {
             self.tell(&format!("{} {}, peaks", backend.name(), scenario.name()));
