@@ -91,12 +91,7 @@ fn verify(gateway: &Gateway, world: &mut World, engine: Engine, length: Duration
         length,
     };
     let mut load = Traffic::new(world, engine, Scenario::Verify, &plan);
-    measure::measure(
-        &plan,
-        &mut load,
-        &Watched { server: gateway.pid(), with_databases: false, peak_since_start: false },
-        &mut || {},
-    )
+    measure::measure(&plan, &mut load, &Watched::alone(gateway.pid()), &mut || {})
 }
 
 /// What became of the clients in question.
@@ -338,7 +333,7 @@ impl Dripping {
 /// No sockets.
 pub fn storm(gateway: &Gateway, world: &mut World, engine: Engine, length: Duration) -> io::Result<Storm> {
     let address = gateway.address(engine);
-    let watched = Watched { server: gateway.pid(), with_databases: false, peak_since_start: false };
+    let watched = Watched::alone(gateway.pid());
     let mut sign_in = |connections: usize, pace: Pace, warm_up: Duration, length: Duration| {
         let plan = Plan { address, connections, pace, warm_up, length };
         let mut load = match pace {

@@ -1,6 +1,7 @@
 //! The gateway as a child process, configured for being measured.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{self, Write as _},
     net::SocketAddr,
@@ -24,7 +25,7 @@ pub struct Gateway {
     program: PathBuf,
     directory: PathBuf,
     environment: Vec<(String, String)>,
-    served: Option<Program>,
+    arguments: Vec<OsString>,
     process: Option<Process>,
 }
 
@@ -59,7 +60,7 @@ impl Gateway {
             v2,
             program: options.program.clone(),
             environment: Vec::new(),
-            served: None,
+            arguments: vec!["serve".into()],
             process: None,
             directory,
         };
@@ -91,16 +92,14 @@ impl Gateway {
         if servers.is_some() {
             gateway.run(&["migrate"], "")?;
         }
-        let mut program = Program::new(&gateway.program, &gateway.directory, "gateway.log").arguments(["serve"]);
-        program.arguments.extend(options.set.iter().flat_map(|pair| ["--set".into(), pair.into()]));
-        program.environment.clone_from(&gateway.environment);
-        gateway.served = Some(program);
+        gateway.arguments.extend(options.set.iter().flat_map(|pair| ["--set".into(), pair.into()]));
         gateway.serve()?;
         Ok(gateway)
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        let Some(program) = &self.served else { return Ok(()) };
+        let mut program = Program::new(&self.program, &self.directory, "gateway.log").arguments(&self.arguments);
+        program.environment.clone_from(&self.environment);
         let mut process = program.start();
         let log = || fs::read_to_string(&program.log).unwrap_or_default();
         let ended = eventually("the gateway is ready", Duration::from_secs(30), || {

@@ -109,6 +109,10 @@ pub struct Watched {
 }
 
 impl Watched {
+    pub const fn alone(server: u32) -> Self {
+        Self { server, with_databases: false, peak_since_start: false }
+    }
+
     fn read(&self) -> [Usage; 4] {
         [
             Usage::of([self.server]),

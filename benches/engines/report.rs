@@ -21,7 +21,7 @@ pub struct Report {
     pub figures: Vec<Figure>,
     /// Resident memory of a gateway that has just started, in MiB, by backend.
     pub rest: Vec<(String, f64)>,
-    /// Of gateways that did nothing before.
+    /// Of processes that were started for one engine and scenario.
     pub peaks: Vec<Figure>,
     pub beside: Vec<Beside>,
     pub storms: Vec<Storm>,

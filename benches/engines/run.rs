@@ -416,7 +416,7 @@ impl Run<'_> {
             length: self.options.length(),
         };
         let mut load = Same::get(server.address, path, Some(&limits::token()?));
-        let watched = Watched { server: server.pid(), with_databases: false, peak_since_start: false };
+        let watched = Watched::alone(server.pid());
         let mut figure = self.undisturbed(&mut |tick| measure::measure(&plan, &mut load, &watched, tick))?;
         figure.subject = name.to_owned();
         Ok(figure)

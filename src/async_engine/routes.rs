@@ -6,6 +6,7 @@ use std::{
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    rc::Rc,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -21,10 +22,9 @@ use actix_server::{Server, ServerHandle};
 use actix_service::{fn_service, map_config};
 use actix_web::{
     App, HttpMessage as _, HttpResponse,
-    dev::{AppConfig, RequestHead, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, RequestHead, ServiceRequest},
     http::header::HeaderMap,
     rt::System,
-    web::Data,
 };
 use socket2::SockRef;
 use tracing::Instrument as _;
@@ -175,10 +175,8 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
     let http = settings.http.clone();
     let grace = grace_seconds(&settings);
     let connections = settings.engines.v2.connections.div_ceil(workers);
-    let deadline = Data::new(Deadline(http.body_timeout));
-    let edge = Data::from(edge);
     let requests = Arc::new(Requests::default());
-    let counter = Data::from(Arc::clone(&requests));
+    let counter = Arc::clone(&requests);
     let builder = Server::build();
     let ending = builder.graceful_shutdown_signal();
     let server = builder
@@ -189,12 +187,16 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
         .listen("v2", listener, move || {
             #[expect(clippy::expect_used, reason = "the same call has just succeeded, and connects to nothing")]
             let ports = ports(&settings, workers).expect("pools that were built before");
-            let app = App::new()
-                .app_data(Data::new(ports))
-                .app_data(edge.clone())
-                .app_data(deadline.clone())
-                .app_data(counter.clone())
-                .default_service(fn_service(serve_one));
+            let (edge, requests) = (Arc::clone(&edge), Arc::clone(&counter));
+            let state = Rc::new(AppState { ports, edge, requests, body_timeout: http.body_timeout });
+            let serve_one = move |mut request: ServiceRequest| {
+                let state = Rc::clone(&state);
+                async move {
+                    let response = answer(&state, &mut request).await;
+                    Ok::<_, actix_web::Error>(request.into_response(response))
+                }
+            };
+            let app = App::new().default_service(fn_service(serve_one));
             let signal = ending.clone();
             let speaker = HttpServiceBuilder::default()
                 .graceful_shutdown_signal(move || {
@@ -219,7 +221,13 @@ fn grace_seconds(settings: &Settings) -> u64 {
     settings.http.shutdown_grace.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
-struct Deadline(Duration);
+/// What each request of a worker is answered with.
+struct AppState {
+    ports: AsyncPorts,
+    edge: Arc<Edge>,
+    requests: Arc<Requests>,
+    body_timeout: Duration,
+}
 
 // How long letters that are being sent may still take when all requests have ended.
 const LAST_LETTERS: Duration = Duration::from_secs(5);
@@ -262,49 +270,37 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn serve_one(mut request: ServiceRequest) -> Result<ServiceResponse, actix_web::Error> {
-    let response = match answer(&mut request).await {
-        Some(response) => response,
-        None => HttpResponse::InternalServerError().finish(),
-    };
-    Ok(request.into_response(response))
-}
-
-// `None` where the application was not given what it needs.
-async fn answer(request: &mut ServiceRequest) -> Option<HttpResponse> {
-    let ports = Data::clone(request.app_data::<Data<AsyncPorts>>()?);
-    let edge = Data::clone(request.app_data::<Data<Edge>>()?);
-    let deadline = request.app_data::<Data<Deadline>>()?.0;
-    let requests = Data::clone(request.app_data::<Data<Requests>>()?);
+async fn answer(state: &AppState, request: &mut ServiceRequest) -> HttpResponse {
+    let AppState { ports, edge, requests, body_timeout } = state;
     let _answering = request.conn_data::<Asked>().map(Asked::begin);
-    let mut counted = Counted::new(&requests);
+    let mut counted = Counted::new(requests);
     let began = Instant::now();
     let mut payload = request.take_payload();
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let target = request.uri().to_string();
     if let Some(status) = framing::refuse_ambiguous(request.method().as_str(), &target, headers) {
         counted.is_answered = true;
-        return Some(extract::response(Reply::bare(status), payload));
+        return extract::response(Reply::bare(status), payload);
     }
-    let call = extract::call(&edge, request, &target, &mut payload, deadline).await;
+    let call = extract::call(edge, request, &target, &mut payload, *body_timeout).await;
     let matched = call.route();
     forget(request.head_mut(), &matched);
     let span = log::span(&call, &matched);
     let reply = async {
         let reply = match matched {
             Ok(Matched::Operation { operation, is_legacy, parameters }) => {
-                let handling = handlers::handle(&ports, &edge, &call, operation, &parameters);
-                Reply::new(&edge, &call, is_legacy, Caught(Box::pin(handling)).await)
+                let handling = handlers::handle(ports, edge, &call, operation, &parameters);
+                Reply::new(edge, &call, is_legacy, Caught(Box::pin(handling)).await)
             }
-            Ok(Matched::Options) => Reply::options(&edge, &call),
-            Err(problem) => Reply::problem(&edge, &call, &problem),
+            Ok(Matched::Options) => Reply::options(edge, &call),
+            Err(problem) => Reply::problem(edge, &call, &problem),
         };
         log::answered(&reply, began);
         reply
     };
     let reply = reply.instrument(span).await;
     counted.is_answered = true;
-    Some(extract::response(reply, payload))
+    extract::response(reply, payload)
 }
 
 // What was read of a head is in the call. Its fields hold on to the buffer that they came in, which the connection can
