@@ -9,7 +9,7 @@ use bifrons::{
         keys::Keys,
         limits::{LocalLimiter, Rate, Rule},
         model::{Place, Session, SessionId, UserId},
-        passwords::{Arena, HashParams, Password, is_guessable},
+        passwords::{Arena, HashParams, Password, weakness},
         policy::{Breaches, PasswordPolicy, TokenPolicy},
         run::run,
         tokens,
@@ -71,7 +71,7 @@ fn argon2id_at_the_default_cost(bencher: Bencher<'_, '_>) {
 fn judging_a_password(bencher: Bencher<'_, '_>) {
     let policy = PasswordPolicy { min_length: 8, max_length: 128, min_score: 2, breaches: Breaches::Off };
     let password = Password::new("violet-Kettle-93");
-    bencher.bench(|| is_guessable(black_box(&password), &["ada@example.org"], &policy));
+    bencher.bench(|| weakness(black_box(&password), &["ada@example.org"], &policy));
 }
 
 #[divan::bench]

@@ -4,7 +4,7 @@
 use std::{
     error::Error as _,
     fs::{DirBuilder, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, ErrorKind, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -170,12 +170,20 @@ impl SpoolFile {
 
     // All but that the name is on the disk.
     fn write_without_name(&self, bytes: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(self.directory())?;
-        let mut temporary =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.temporary)?;
+        let mut temporary = self.open().or_else(|error| {
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error);
+            }
+            DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(self.directory())?;
+            self.open()
+        })?;
         temporary.write_all(bytes)?;
         temporary.sync_all()?;
         std::fs::rename(&self.temporary, &self.path)
+    }
+
+    fn open(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.temporary)
     }
 }
 
@@ -199,7 +207,7 @@ impl Spool {
     pub const AT_ONCE: usize = 16;
 
     /// How long letters are gathered after others, to be written at once. The first after a while waits for nothing.
-    pub const GATHER: Duration = Duration::from_millis(50);
+    pub const GATHER: Duration = Duration::from_millis(100);
 
     // How long letters are written, the last one begun within it.
     const PATIENCE: Duration = Duration::from_secs(3);

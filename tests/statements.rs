@@ -31,7 +31,7 @@ use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_inst
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
@@ -398,7 +398,7 @@ fn credentials(email: &str, password: &str) -> Value {
 const ANOTHER: &str = "fresh-Sandalwood-63-lagoon";
 
 impl<P: Engine> World<P> {
-    fn new(redis: &Redis, postgres: Option<&Postgres>) -> Self {
+    fn new(redis: &Redis, database: Option<&str>) -> Self {
         let url = redis.create_database();
         let mut overrides = vec![
             format!("data_dir={}", fresh_directory("statements").join("data").display()),
@@ -408,7 +408,7 @@ impl<P: Engine> World<P> {
         overrides.extend(
             ["allow_weak=true", "memory_kib=1024", "iterations=1"].map(|setting| format!("passwords.{setting}")),
         );
-        overrides.extend(postgres.map(|server| format!("database.url={}", server.create_database())));
+        overrides.extend(database.map(|url| format!("database.url={url}")));
         let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
         let settings = Settings::from_overrides(&overrides).expect("a configuration");
         settings.create_data_dir().expect("a directory");
@@ -973,16 +973,43 @@ fn page() -> String {
 }
 
 fn told<P: Engine>(redis: &Redis, postgres: Option<&Postgres>, rows: &[Row]) -> Vec<String> {
+    let database = postgres.map(|server| (server, server.create_database()));
     let story = || {
-        let mut found = Vec::new();
-        P::tell(async || found = differences(&World::<P>::new(redis, postgres), rows).await);
-        found
+        let mut told = (Vec::new(), None);
+        P::tell(async || {
+            let world = World::<P>::new(redis, database.as_ref().map(|(_, url)| url.as_str()));
+            let before = database.as_ref().map(|(server, url)| scans(server, url, 1));
+            told = (differences(&world, rows).await, before);
+        });
+        told
     };
     // All cases are one future, which is large without optimisation.
-    thread::scope(|scope| {
+    let (mut found, before) = thread::scope(|scope| {
         let builder = thread::Builder::new().stack_size(64 << 20);
         builder.spawn_scoped(scope, story).expect("a thread").join().expect("no panic")
-    })
+    });
+    if let (Some((server, url)), Some(before)) = (&database, before) {
+        let after = scans(server, url, 0);
+        assert!(after.len() > 7, "{after:?}");
+        let more = after.into_iter().filter(|(table, count)| before.get(table) != Some(count));
+        found.extend(more.map(|(table, _)| format!("{table} is read whole, by {}", P::VERSION.word())));
+    }
+    found
+}
+
+/// How often each table was read whole, once nobody but so many is connected any more: only then all is counted. The few
+/// rows of two tables are always read so.
+fn scans(server: &Postgres, url: &str, connected: usize) -> BTreeMap<String, String> {
+    let others = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    let is_quiet = || server.query(url, others).parse::<usize>().expect("a number") <= connected;
+    assert!((0..200).any(|_| is_quiet()), "connections are still open");
+    let scans = "SELECT relname, seq_scan FROM pg_stat_user_tables
+        WHERE relname NOT IN ('imported_hashes', 'installation', '__diesel_schema_migrations')";
+    let rows = server.query(url, scans);
+    rows.lines()
+        .filter_map(|row| row.split_once('|').map(|(table, count)| (table.to_owned(), count.to_owned())))
+        .collect()
 }
 
 #[test]

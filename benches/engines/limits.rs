@@ -16,7 +16,7 @@ use std::{
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, rt::System, web};
 use bifrons::{
     services::{
-        passwords::{Arena, HashParams, Password, is_guessable},
+        passwords::{Arena, HashParams, Password, weakness},
         policy::{Breaches, PasswordPolicy},
     },
     settings::Durability,
@@ -62,7 +62,7 @@ pub fn judging() -> f64 {
     static JUDGING: LazyLock<f64> = LazyLock::new(|| {
         let policy = PasswordPolicy { min_length: 8, max_length: 128, min_score: 2, breaches: Breaches::Off };
         let (password, times) = (Password::new(PASSWORD), 100_u32);
-        let judge = || std::hint::black_box(is_guessable(&password, &["load-0@example.com"], &policy));
+        let judge = || std::hint::black_box(weakness(&password, &["load-0@example.com"], &policy));
         // The first one reads its lists.
         let _ = judge();
         let began = Instant::now();

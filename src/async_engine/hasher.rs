@@ -7,7 +7,7 @@ use crate::{
     services::{
         error::Overloaded,
         imported_hashes::{Cost, Profile},
-        passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
+        passwords::{self, Arena, HashAs, HashParams, Password, Verified, Weakness},
         policy::PasswordPolicy,
     },
 };
@@ -52,17 +52,32 @@ impl Hasher {
     ///
     /// # Errors
     /// [`Overloaded`].
-    pub async fn is_guessable(
+    pub async fn weakness(
         &self,
         password: Password,
         personal: Vec<String>,
         policy: PasswordPolicy,
-    ) -> Result<Guessable, Overloaded> {
-        let judge = move |_: &mut Arena| {
-            let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
-            passwords::is_guessable(&password, &personal, &policy)
+    ) -> Result<Option<Weakness>, Overloaded> {
+        self.run(move |_: &mut Arena| passwords::weakness(&password, &personal, &policy)).await
+    }
+
+    /// Judges a new password, and makes the hash of a good one.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub async fn hash_unless_weak(
+        &self,
+        password: Password,
+        personal: Vec<String>,
+        policy: PasswordPolicy,
+        how: HashAs,
+    ) -> Result<Result<String, Weakness>, Overloaded> {
+        let params = self.params;
+        let judge = move |arena: &mut Arena| match passwords::weakness(&password, &personal, &policy) {
+            Some(weakness) => Some(Err(weakness)),
+            None => params.hash_as(&password, &how, arena).map(Ok),
         };
-        self.run(judge).await
+        self.run(judge).await?.ok_or(Overloaded)
     }
 
     /// Does the work that a failed sign-in lacks beside others.

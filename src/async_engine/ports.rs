@@ -16,7 +16,7 @@ use crate::{
         imported_hashes::{Cost, Profile},
         keys::Keys,
         model::{Place, SessionId, UserId},
-        passwords::{Guessable, HashAs, Password, Verified},
+        passwords::{HashAs, Password, Verified, Weakness},
         policy::Policy,
         ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         session_cache::{Changes, Known},
@@ -171,8 +171,17 @@ impl Ports for AsyncPorts {
         self.hasher.verify(password, hash, other).await
     }
 
-    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded> {
-        self.hasher.is_guessable(password, personal, self.policy.passwords.clone()).await
+    async fn weakness(&self, password: Password, personal: Vec<String>) -> Result<Option<Weakness>, Overloaded> {
+        self.hasher.weakness(password, personal, self.policy.passwords.clone()).await
+    }
+
+    async fn hash_unless_weak(
+        &self,
+        password: Password,
+        personal: Vec<String>,
+        how: HashAs,
+    ) -> Result<Result<String, Weakness>, Overloaded> {
+        self.hasher.hash_unless_weak(password, personal, self.policy.passwords.clone(), how).await
     }
 
     async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {

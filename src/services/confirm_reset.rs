@@ -11,7 +11,7 @@ use super::{
         Exact, FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required, required_password,
     },
     identifier::Identifier,
-    judge_password::{JudgeError, judge_password},
+    judge_password::{JudgeError, judge_and_hash, judge_password},
     model::{Caller, User},
     new_password::{self, NewPasswordError, Occasion},
     passwords::Password,
@@ -215,13 +215,9 @@ pub async fn confirm_reset<P: Ports>(ports: &P, caller: &Caller, reset: Reset) -
     let (Some(user), Some(proof)) = (&user, proof) else {
         return refuse(ports, caller, user.as_ref(), &by).await;
     };
-    let personal = personal(user);
-    let broken = judge_password(ports, &password, &personal).await?;
-    if !broken.is_empty() {
-        return Err(ConfirmResetError::Invalid([(field.to_owned(), broken)].into()));
-    }
     let how = registration::hash_beside_waiting(ports, user).await?;
-    let hash = ports.hash_password(password, how).await?;
+    let hashed = judge_and_hash(ports, password, &personal(user), how).await?;
+    let hash = hashed.map_err(|broken| ConfirmResetError::Invalid([(field.to_owned(), broken)].into()))?;
     if !codes::spend(ports, &proof).await? {
         return refuse(ports, caller, Some(user), &by).await;
     }
@@ -549,7 +545,7 @@ mod tests {
             assert_eq!(world.hashes(), hashes);
         }
         let calls = world.calls();
-        assert!(!calls.contains(&"is_guessable") && !calls.contains(&"hash_password"), "{calls:?}");
+        assert!(!calls.contains(&"weakness") && !calls.contains(&"hash_password"), "{calls:?}");
         // To who has, every rule is named, and the link is not spent.
         let errors = fields(by_link(&world, &(uidb64.clone(), token.clone()), LIKE));
         assert!(errors["new_password"].iter().any(|sentence| sentence.contains("similar")), "{errors:?}");

@@ -28,7 +28,7 @@ use super::{
         AuditEvent, AuthProvider, Caller, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry,
         OutboxState, Page, Place, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
     },
-    passwords::{self, Arena, Guessable, HashAs, HashParams, Password, Verified},
+    passwords::{self, Arena, HashAs, HashParams, Password, Verified, Weakness},
     policy::{
         Breaches, GooglePolicy, LimitPolicy, LinkPolicy, Linking, LockoutPolicy, MfaPolicy, OtpPolicy, OutboxPolicy,
         PasswordPolicy, Policy, SessionPolicy, StuffingPolicy, TokenPolicy,
@@ -588,10 +588,21 @@ impl Ports for World {
         self.0.breaches.borrow().clone().ok_or_else(|| Unavailable::database("silent on purpose"))
     }
 
-    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded> {
-        self.note("is_guessable");
-        let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
-        Ok(passwords::is_guessable(&password, &personal, &self.0.policy.passwords))
+    async fn weakness(&self, password: Password, personal: Vec<String>) -> Result<Option<Weakness>, Overloaded> {
+        self.note("weakness");
+        Ok(passwords::weakness(&password, &personal, &self.0.policy.passwords))
+    }
+
+    async fn hash_unless_weak(
+        &self,
+        password: Password,
+        personal: Vec<String>,
+        how: HashAs,
+    ) -> Result<Result<String, Weakness>, Overloaded> {
+        match self.weakness(password.clone(), personal).await? {
+            Some(weakness) => Ok(Err(weakness)),
+            None => self.hash_password(password, how).await.map(Ok),
+        }
     }
 }
 

@@ -364,28 +364,34 @@ const LOOK_ALIKES: &str = "4@8({[<369&#!1/|0$5+7%2";
 const MOST_LOOK_ALIKES: usize = 8;
 const JUDGED_CHARACTERS: usize = 20;
 
-/// How hard a new password is to guess.
+/// Why a new password is too easy to guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Guessable {
+pub enum Weakness {
     /// It is one of those that many people use.
     Common,
     /// zxcvbn finds it too easy.
-    Easily,
-    /// It is good enough.
-    Hardly,
+    Guessable,
+}
+
+impl Weakness {
+    /// The sentence for the client.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Common => "This password is too common.",
+            Self::Guessable => "This password is too easy to guess.",
+        }
+    }
 }
 
 /// Whether a new password is a common one or easily guessed (zxcvbn). Costs up to tens of
 /// milliseconds: run it behind the gate of the hashes.
-pub fn is_guessable(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> Guessable {
+#[must_use]
+pub fn weakness<S: AsRef<str>>(password: &Password, personal: &[S], policy: &PasswordPolicy) -> Option<Weakness> {
     if is_common(password.expose()) {
-        Guessable::Common
-    } else if is_easily_guessed(password, personal, policy) {
-        Guessable::Easily
-    } else {
-        Guessable::Hardly
+        return Some(Weakness::Common);
     }
+    let personal: Vec<&str> = personal.iter().map(AsRef::as_ref).collect();
+    is_easily_guessed(password, &personal, policy).then_some(Weakness::Guessable)
 }
 
 fn is_easily_guessed(password: &Password, personal: &[&str], policy: &PasswordPolicy) -> bool {
@@ -399,10 +405,6 @@ fn is_easily_guessed(password: &Password, personal: &[&str], policy: &PasswordPo
     !is_good(&head) && !is_good(&tail)
 }
 
-/// The sentence for [`Guessable::Common`].
-pub const COMMON: &str = "This password is too common.";
-/// The sentence for [`Guessable::Easily`].
-pub const GUESSABLE: &str = "This password is too easy to guess.";
 /// The sentence for a password that the look-up of breaches knows.
 pub const BREACHED: &str = "This password has appeared in a data breach. Please choose another one.";
 
@@ -586,7 +588,7 @@ mod tests {
 
     #[test]
     fn guessable_passwords_are_found_at_any_length() {
-        let is_guessable = |text: &str| is_guessable(&Password::new(text), &[], &policy()) != Guessable::Hardly;
+        let is_guessable = |text: &str| weakness(&Password::new(text), &[""; 0], &policy()).is_some();
         for text in ["password", "12345678", "qwertyuiop", &"a".repeat(128), &"password".repeat(10)] {
             assert!(is_guessable(text), "{text}");
         }

@@ -25,7 +25,7 @@ use super::{
         AuditEvent, AuthProvider, Channel, Confirmation, EndReason, Listed, LoginEvent, OutboxEntry, OutboxState, Page,
         Place, ProfileChanges, Session, SessionId, Settlement, User, UserId,
     },
-    passwords::{Guessable, HashAs, Password, Verified},
+    passwords::{HashAs, Password, Verified, Weakness},
     policy::Policy,
     session_cache::Known,
     totp::TotpFactor,
@@ -102,7 +102,15 @@ pub trait Ports {
 
     /// Whether a new password is common or easily guessed; where the hashes are made, since it may
     /// cost as much.
-    async fn is_guessable(&self, password: Password, personal: Vec<String>) -> Result<Guessable, Overloaded>;
+    async fn weakness(&self, password: Password, personal: Vec<String>) -> Result<Option<Weakness>, Overloaded>;
+
+    /// The same, and the hash of one that is neither: whoever waits for both does so once.
+    async fn hash_unless_weak(
+        &self,
+        password: Password,
+        personal: Vec<String>,
+        how: HashAs,
+    ) -> Result<Result<String, Weakness>, Overloaded>;
 
     /// Does the work that a failed sign-in lacks beside others, where the hashes are made.
     async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded>;

@@ -17,7 +17,7 @@ use super::{
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
     identifier::Identifier,
-    judge_password::{JudgeError, judge_password},
+    judge_password::{JudgeError, judge_and_hash, judge_password},
     letters::Letter,
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
@@ -118,16 +118,18 @@ pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -
     // Whoever loses a race for the identifier finds the winner's account on the second turn.
     for _ in 0..3 {
         if known.is_some() && reveal {
-            return Err(taken(&wanted.identifier));
+            let broken = judge_password(ports, &wanted.password, &wanted.personal()).await?;
+            return Err(if broken.is_empty() { taken(&wanted.identifier) } else { invalid_password(broken) });
         }
         match attempt(ports, caller, &wanted, known.as_ref(), is_hidden).await {
             Ok(registered) => return Ok(registered),
+            Err(Undone::Broken(broken)) => return Err(invalid_password(broken)),
             Err(Undone::Taken) => {
                 known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
                 // Taken by somebody whom no look-up shows: a deleted user.
                 is_hidden = known.is_none();
             }
-            Err(Undone::Overloaded(error)) => return Err(error.into()),
+            Err(Undone::Unjudged(error)) => return Err(error.into()),
             Err(Undone::Unavailable(error)) => return Err(error.into()),
         }
     }
@@ -150,7 +152,8 @@ async fn attempt<P: Ports>(
         },
         None => HashAs::New(ports.random()),
     };
-    let password_hash = ports.hash_password(wanted.password.clone(), how).await?;
+    let hashed = judge_and_hash(ports, wanted.password.clone(), &wanted.personal(), how).await?;
+    let password_hash = hashed.map_err(Undone::Broken)?;
     let now = ports.now();
     let fresh = new_user(ports, wanted, &password_hash, now);
     let is_free = known.is_none() && !is_hidden;
@@ -245,12 +248,23 @@ pub fn waits_for_code(user: &User) -> bool {
     !user.is_verified && user.is_active
 }
 
+/// What is asked for, where nothing is wrong with it but perhaps the password.
 struct Wanted {
     identifier: Identifier,
     password: Password,
     role: Role,
     first_name: String,
     last_name: String,
+}
+
+impl Wanted {
+    fn personal(&self) -> [&str; 3] {
+        [&self.first_name, &self.last_name, self.identifier.as_str()]
+    }
+}
+
+fn invalid_password(broken: Vec<String>) -> RegisterError {
+    RegisterError::Invalid([("password".to_owned(), broken)].into())
 }
 
 impl Register {
@@ -285,24 +299,31 @@ impl Register {
         let first_name = given(self.first_name).unwrap_or_default();
         let last_name = given(self.last_name).unwrap_or_default();
         let password = self.password.unwrap_or_else(|| Password::new(""));
-        let mut personal = vec![first_name.as_str(), last_name.as_str()];
-        personal.extend(identifier.as_ref().map(Identifier::as_str));
-        for sentence in judge_password(ports, &password, &personal).await? {
-            refuse("password", sentence);
-        }
         if self.password2.is_some_and(|again| again.expose() != password.expose()) {
             refuse("password2", "The two passwords do not match.".to_owned());
         }
-        match identifier {
-            Some(identifier) if errors.is_empty() => Ok(Wanted { identifier, password, role, first_name, last_name }),
-            _ => Err(RegisterError::Invalid(errors)),
+        let identifier = match identifier {
+            Some(identifier) if errors.is_empty() => {
+                return Ok(Wanted { identifier, password, role, first_name, last_name });
+            }
+            other => other,
+        };
+        // The password is named with the rest.
+        let mut personal = vec![first_name.as_str(), last_name.as_str()];
+        personal.extend(identifier.as_ref().map(Identifier::as_str));
+        let broken = judge_password(ports, &password, &personal).await?;
+        if !broken.is_empty() {
+            errors.insert("password".to_owned(), broken);
         }
+        Err(RegisterError::Invalid(errors))
     }
 }
 
 enum Undone {
     Taken,
-    Overloaded(Overloaded),
+    /// The rules that the password breaks.
+    Broken(Vec<String>),
+    Unjudged(JudgeError),
     Unavailable(Unavailable),
 }
 
@@ -312,9 +333,9 @@ impl From<Unavailable> for Undone {
     }
 }
 
-impl From<Overloaded> for Undone {
-    fn from(error: Overloaded) -> Self {
-        Self::Overloaded(error)
+impl From<JudgeError> for Undone {
+    fn from(error: JudgeError) -> Self {
+        Self::Unjudged(error)
     }
 }
 

@@ -164,12 +164,15 @@ pub fn counted(rows: Vec<Count>) -> diesel::QueryResult<i64> {
 }
 
 /// What every PostgreSQL connection is told: no statement, lock or forgotten transaction may hold
-/// others up for longer.
+/// others up for longer. And a table is read whole only where no index will do: while it is small, or was not
+/// analysed, the planner would rather read all of it, and a statement that is kept prepared keeps that plan while the
+/// table grows.
 pub fn postgres_setup(timeout: std::time::Duration) -> String {
     let millis = timeout.as_millis();
     format!(
         "SET statement_timeout = {millis}; SET lock_timeout = {millis}; \
-         SET idle_in_transaction_session_timeout = {}; SET application_name = 'bifrons'",
+         SET idle_in_transaction_session_timeout = {}; SET application_name = 'bifrons'; \
+         SET enable_seqscan = off",
         millis * 2
     )
 }

@@ -20,7 +20,7 @@ use crate::{
         imported_hashes::{Cost, Profile},
         keys::Keys,
         model::{Place, SessionId, UserId},
-        passwords::{Guessable, HashAs, Password, Verified},
+        passwords::{HashAs, Password, Verified, Weakness},
         policy::Policy,
         ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         run::run,
@@ -161,8 +161,17 @@ impl Ports for BlockingPorts {
         ready(self.hasher.verify(password, hash, other))
     }
 
-    fn is_guessable(&self, password: Password, personal: Vec<String>) -> Ready<Result<Guessable, Overloaded>> {
-        ready(self.hasher.is_guessable(password, personal, self.policy.passwords.clone()))
+    fn weakness(&self, password: Password, personal: Vec<String>) -> Ready<Result<Option<Weakness>, Overloaded>> {
+        ready(self.hasher.weakness(password, personal, self.policy.passwords.clone()))
+    }
+
+    fn hash_unless_weak(
+        &self,
+        password: Password,
+        personal: Vec<String>,
+        how: HashAs,
+    ) -> Ready<Result<Result<String, Weakness>, Overloaded>> {
+        ready(self.hasher.hash_unless_weak(password, personal, self.policy.passwords.clone(), how))
     }
 
     fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Ready<Result<(), Overloaded>> {
