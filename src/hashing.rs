@@ -34,11 +34,11 @@ const NICENESS: i32 = 5;
 // While at least so many wait, so many are told together what came of their jobs. What each of them does then, at the
 // database for the most part, interrupts the hashing and finds its memory in no cache; one after the other, all but the
 // first find it warm. Only whoever has waited for longer than it takes to fill a group waits for it …
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 16;
 
 // … and not where it would take longer than this, since a job is dear. What the others' jobs will take is not known: where
 // all threads are at jobs dearer than usual, it may be as long as one of them.
-const MOST_HELD: Duration = Duration::from_millis(100);
+const MOST_HELD: Duration = Duration::from_millis(200);
 
 // After a job, also with others waiting. A thread that never leaves its processor is not well looked after by every
 // kernel: on Linux 6.18 those of the kernel's own threads that belong to that processor, and write for the database,
