@@ -61,25 +61,6 @@ impl Hasher {
         self.run(move |_: &mut Arena| passwords::weakness(&password, &personal, &policy)).await
     }
 
-    /// Judges a new password, and makes the hash of a good one.
-    ///
-    /// # Errors
-    /// [`Overloaded`].
-    pub async fn hash_unless_weak(
-        &self,
-        password: Password,
-        personal: Vec<String>,
-        policy: PasswordPolicy,
-        how: HashAs,
-    ) -> Result<Result<String, Weakness>, Overloaded> {
-        let params = self.params;
-        let judge = move |arena: &mut Arena| match passwords::weakness(&password, &personal, &policy) {
-            Some(weakness) => Some(Err(weakness)),
-            None => params.hash_as(&password, &how, arena).map(Ok),
-        };
-        self.run(judge).await?.ok_or(Overloaded)
-    }
-
     /// Does the work that a failed sign-in lacks beside others.
     ///
     /// # Errors

@@ -175,15 +175,6 @@ impl Ports for AsyncPorts {
         self.hasher.weakness(password, personal, self.policy.passwords.clone()).await
     }
 
-    async fn hash_unless_weak(
-        &self,
-        password: Password,
-        personal: Vec<String>,
-        how: HashAs,
-    ) -> Result<Result<String, Weakness>, Overloaded> {
-        self.hasher.hash_unless_weak(password, personal, self.policy.passwords.clone(), how).await
-    }
-
     async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {
         self.hasher.make_up(password, profile, done).await
     }

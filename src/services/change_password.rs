@@ -11,7 +11,7 @@ use super::{
     devices,
     error::{Overloaded, Unavailable},
     fields::{FieldErrors, bounded_password, field_error, nullable, present, required_password},
-    judge_password::{JudgeError, judge_and_hash, judge_password},
+    judge_password::{JudgeError, judge_password},
     model::Caller,
     new_password::{self, NewPasswordError, Occasion},
     passwords::Password,
@@ -121,15 +121,15 @@ pub async fn change_password<P: Ports>(
         return Err(ChangePasswordError::Invalid([("new_password".to_owned(), broken)].into()));
     }
     step_up::show_password(ports, caller, bearer, "password_change", &present).await?;
-    let hashed = if new.expose() == present.expose() {
-        let mut broken = judge_password(ports, &new, &personal(user)).await?;
+    let mut broken = judge_password(ports, &new, &personal(user)).await?;
+    if new.expose() == present.expose() {
         broken.push("The new password must differ from the present one.".to_owned());
-        Err(broken)
-    } else {
-        let how = registration::hash_beside_waiting(ports, user).await?;
-        judge_and_hash(ports, new, &personal(user), how).await?
-    };
-    let hash = hashed.map_err(|broken| ChangePasswordError::Invalid([("new_password".to_owned(), broken)].into()))?;
+    }
+    if !broken.is_empty() {
+        return Err(ChangePasswordError::Invalid([("new_password".to_owned(), broken)].into()));
+    }
+    let how = registration::hash_beside_waiting(ports, user).await?;
+    let hash = ports.hash_password(new, how).await?;
     match new_password::set(ports, caller, user, &hash, Occasion::Change(bearer.session.id)).await {
         Ok(()) => (),
         // By another change at the same time: the present password is another now.

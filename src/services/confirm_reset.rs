@@ -11,7 +11,7 @@ use super::{
         Exact, FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required, required_password,
     },
     identifier::Identifier,
-    judge_password::{JudgeError, judge_and_hash, judge_password},
+    judge_password::{JudgeError, judge_password},
     model::{Caller, User},
     new_password::{self, NewPasswordError, Occasion},
     passwords::Password,
@@ -215,9 +215,13 @@ pub async fn confirm_reset<P: Ports>(ports: &P, caller: &Caller, reset: Reset) -
     let (Some(user), Some(proof)) = (&user, proof) else {
         return refuse(ports, caller, user.as_ref(), &by).await;
     };
+    let personal = personal(user);
+    let broken = judge_password(ports, &password, &personal).await?;
+    if !broken.is_empty() {
+        return Err(ConfirmResetError::Invalid([(field.to_owned(), broken)].into()));
+    }
     let how = registration::hash_beside_waiting(ports, user).await?;
-    let hashed = judge_and_hash(ports, password, &personal(user), how).await?;
-    let hash = hashed.map_err(|broken| ConfirmResetError::Invalid([(field.to_owned(), broken)].into()))?;
+    let hash = ports.hash_password(password, how).await?;
     if !codes::spend(ports, &proof).await? {
         return refuse(ports, caller, Some(user), &by).await;
     }

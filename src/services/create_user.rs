@@ -6,7 +6,7 @@ use super::{
     events::Event,
     identifier::{Identifier, InvalidIdentifier},
     imported_hashes::{self, Refused},
-    judge_password::{JudgeError, judge_and_hash},
+    judge_password::{JudgeError, judge_password},
     model::{AuthProvider, Caller, Role, User, UserId},
     outbox,
     passwords::{HashAs, Password},
@@ -90,8 +90,11 @@ pub async fn create_user<P: Ports>(ports: &P, caller: &Caller, request: CreateUs
     personal.extend([&email, &phone].into_iter().flatten().map(Identifier::as_str));
     let (hash, cost) = match request.password {
         Credential::Password(password) => {
-            let hashed = judge_and_hash(ports, password, &personal, HashAs::New(ports.random())).await?;
-            (Some(hashed.map_err(|broken| CreateUserError::Password(broken.join(" ")))?), None)
+            let broken = judge_password(ports, &password, &personal).await?;
+            if !broken.is_empty() {
+                return Err(CreateUserError::Password(broken.join(" ")));
+            }
+            (Some(ports.hash_password(password, HashAs::New(ports.random())).await?), None)
         }
         Credential::Imported(hash) => {
             let cost = imported_hashes::parse(&hash)?.cost();

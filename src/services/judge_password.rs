@@ -3,7 +3,7 @@
 use super::{
     breaches::Range,
     error::{Overloaded, Unavailable},
-    passwords::{self, HashAs, Password},
+    passwords::{self, Password},
     policy::Breaches,
     ports::Ports,
 };
@@ -35,37 +35,14 @@ pub async fn judge_password<P: Ports>(
         // What is too long is not looked at any further (ABUSE 35).
         return Ok(broken);
     }
-    let weakness = ports.weakness(password.clone(), owned(personal)).await?;
+    let known: Vec<String> = personal.iter().map(|text| (*text).to_owned()).collect();
+    let weakness = ports.weakness(password.clone(), known).await?;
     broken.extend(weakness.map(|weakness| weakness.sentence().to_owned()));
     // Nobody outside is asked about a password that is refused anyway.
     if broken.is_empty() && is_breached(ports, password).await? {
         broken.push(passwords::BREACHED.to_owned());
     }
     Ok(broken)
-}
-
-/// The same, and the hash of a good one. Whoever needs both waits for the threads that hash only once, but where
-/// somebody outside is asked in between.
-///
-/// # Errors
-/// [`JudgeError`].
-pub async fn judge_and_hash<P: Ports>(
-    ports: &P,
-    password: Password,
-    personal: &[&str],
-    how: HashAs,
-) -> Result<Result<String, Vec<String>>, JudgeError> {
-    let policy = &ports.policy().passwords;
-    if policy.breaches == Breaches::Off && passwords::judge_form(&password, personal, policy).is_empty() {
-        let hashed = ports.hash_unless_weak(password, owned(personal), how).await?;
-        return Ok(hashed.map_err(|weakness| vec![weakness.sentence().to_owned()]));
-    }
-    let broken = judge_password(ports, &password, personal).await?;
-    if broken.is_empty() { Ok(Ok(ports.hash_password(password, how).await?)) } else { Ok(Err(broken)) }
-}
-
-fn owned(personal: &[&str]) -> Vec<String> {
-    personal.iter().map(|text| (*text).to_owned()).collect()
 }
 
 async fn is_breached<P: Ports>(ports: &P, password: &Password) -> Result<bool, Unavailable> {
@@ -127,32 +104,6 @@ mod tests {
         }
         assert_eq!(judge(&world, "password").unwrap(), ["This password is too common."]);
         assert_eq!(judge(&world, "aaaaaaaaaaaaa1").unwrap(), ["This password is too easy to guess."]);
-    }
-
-    #[test]
-    fn only_a_good_password_is_hashed_and_somebody_outside_is_asked_before() {
-        let ways: [(Breaches, &[&str]); 2] = [
-            (Breaches::Off, &["weakness", "hash_password"]),
-            (Breaches::FailClosed, &["weakness", "breaches", "hash_password"]),
-        ];
-        for (breaches, calls) in ways {
-            let world = world(breaches);
-            world.answer_breaches(Some(&answer("another", 3)));
-            let hash = |password: &str| {
-                run(judge_and_hash(&world, Password::new(password), &["Ada"], HashAs::New([7; 16]))).unwrap()
-            };
-            let hashed = hash(GOOD).unwrap();
-            assert_eq!(world.calls(), calls);
-            let verified = run(world.verify_password(Password::new(GOOD), Some(hashed), None)).unwrap();
-            assert_eq!(verified, passwords::Verified::Yes);
-            world.calls();
-            for (password, rules) in [("password", 1), ("aaaaaaaaaaaaa1", 1), ("abc", 2), (&"x".repeat(129), 1)] {
-                assert_eq!(hash(password).unwrap_err().len(), rules, "{password}");
-            }
-            assert!(!world.calls().contains(&"hash_password"));
-            world.answer_breaches(Some(&answer(GOOD, 3)));
-            assert_eq!(hash(GOOD).is_ok(), breaches == Breaches::Off);
-        }
     }
 
     #[test]

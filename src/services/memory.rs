@@ -592,18 +592,6 @@ impl Ports for World {
         self.note("weakness");
         Ok(passwords::weakness(&password, &personal, &self.0.policy.passwords))
     }
-
-    async fn hash_unless_weak(
-        &self,
-        password: Password,
-        personal: Vec<String>,
-        how: HashAs,
-    ) -> Result<Result<String, Weakness>, Overloaded> {
-        match self.weakness(password.clone(), personal).await? {
-            Some(weakness) => Ok(Err(weakness)),
-            None => self.hash_password(password, how).await.map(Ok),
-        }
-    }
 }
 
 impl Users for World {

@@ -104,14 +104,6 @@ pub trait Ports {
     /// cost as much.
     async fn weakness(&self, password: Password, personal: Vec<String>) -> Result<Option<Weakness>, Overloaded>;
 
-    /// The same, and the hash of one that is neither: whoever waits for both does so once.
-    async fn hash_unless_weak(
-        &self,
-        password: Password,
-        personal: Vec<String>,
-        how: HashAs,
-    ) -> Result<Result<String, Weakness>, Overloaded>;
-
     /// Does the work that a failed sign-in lacks beside others, where the hashes are made.
     async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded>;
 

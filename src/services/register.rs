@@ -17,7 +17,7 @@ use super::{
     events::Event,
     fields::{FieldErrors, NON_FIELD, Text, at_most, field_error, nullable, present, required_password},
     identifier::Identifier,
-    judge_password::{JudgeError, judge_and_hash, judge_password},
+    judge_password::{JudgeError, judge_password},
     letters::Letter,
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
@@ -118,18 +118,16 @@ pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -
     // Whoever loses a race for the identifier finds the winner's account on the second turn.
     for _ in 0..3 {
         if known.is_some() && reveal {
-            let broken = judge_password(ports, &wanted.password, &wanted.personal()).await?;
-            return Err(if broken.is_empty() { taken(&wanted.identifier) } else { invalid_password(broken) });
+            return Err(taken(&wanted.identifier));
         }
         match attempt(ports, caller, &wanted, known.as_ref(), is_hidden).await {
             Ok(registered) => return Ok(registered),
-            Err(Undone::Broken(broken)) => return Err(invalid_password(broken)),
             Err(Undone::Taken) => {
                 known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
                 // Taken by somebody whom no look-up shows: a deleted user.
                 is_hidden = known.is_none();
             }
-            Err(Undone::Unjudged(error)) => return Err(error.into()),
+            Err(Undone::Overloaded(error)) => return Err(error.into()),
             Err(Undone::Unavailable(error)) => return Err(error.into()),
         }
     }
@@ -152,8 +150,7 @@ async fn attempt<P: Ports>(
         },
         None => HashAs::New(ports.random()),
     };
-    let hashed = judge_and_hash(ports, wanted.password.clone(), &wanted.personal(), how).await?;
-    let password_hash = hashed.map_err(Undone::Broken)?;
+    let password_hash = ports.hash_password(wanted.password.clone(), how).await?;
     let now = ports.now();
     let fresh = new_user(ports, wanted, &password_hash, now);
     let is_free = known.is_none() && !is_hidden;
@@ -248,23 +245,12 @@ pub fn waits_for_code(user: &User) -> bool {
     !user.is_verified && user.is_active
 }
 
-/// What is asked for, where nothing is wrong with it but perhaps the password.
 struct Wanted {
     identifier: Identifier,
     password: Password,
     role: Role,
     first_name: String,
     last_name: String,
-}
-
-impl Wanted {
-    fn personal(&self) -> [&str; 3] {
-        [&self.first_name, &self.last_name, self.identifier.as_str()]
-    }
-}
-
-fn invalid_password(broken: Vec<String>) -> RegisterError {
-    RegisterError::Invalid([("password".to_owned(), broken)].into())
 }
 
 impl Register {
@@ -299,31 +285,25 @@ impl Register {
         let first_name = given(self.first_name).unwrap_or_default();
         let last_name = given(self.last_name).unwrap_or_default();
         let password = self.password.unwrap_or_else(|| Password::new(""));
+        let mut personal = vec![first_name.as_str(), last_name.as_str()];
+        personal.extend(identifier.as_ref().map(Identifier::as_str));
+        // Before anything is looked up: no hash would hide how long the look-up took, and so whether there is an account.
+        for sentence in judge_password(ports, &password, &personal).await? {
+            refuse("password", sentence);
+        }
         if self.password2.is_some_and(|again| again.expose() != password.expose()) {
             refuse("password2", "The two passwords do not match.".to_owned());
         }
-        let identifier = match identifier {
-            Some(identifier) if errors.is_empty() => {
-                return Ok(Wanted { identifier, password, role, first_name, last_name });
-            }
-            other => other,
-        };
-        // The password is named with the rest.
-        let mut personal = vec![first_name.as_str(), last_name.as_str()];
-        personal.extend(identifier.as_ref().map(Identifier::as_str));
-        let broken = judge_password(ports, &password, &personal).await?;
-        if !broken.is_empty() {
-            errors.insert("password".to_owned(), broken);
+        match identifier {
+            Some(identifier) if errors.is_empty() => Ok(Wanted { identifier, password, role, first_name, last_name }),
+            _ => Err(RegisterError::Invalid(errors)),
         }
-        Err(RegisterError::Invalid(errors))
     }
 }
 
 enum Undone {
     Taken,
-    /// The rules that the password breaks.
-    Broken(Vec<String>),
-    Unjudged(JudgeError),
+    Overloaded(Overloaded),
     Unavailable(Unavailable),
 }
 
@@ -333,9 +313,9 @@ impl From<Unavailable> for Undone {
     }
 }
 
-impl From<JudgeError> for Undone {
-    fn from(error: JudgeError) -> Self {
-        Self::Unjudged(error)
+impl From<Overloaded> for Undone {
+    fn from(error: Overloaded) -> Self {
+        Self::Overloaded(error)
     }
 }
 
@@ -430,6 +410,18 @@ mod tests {
         prove(&world, json!({ "challenge": registered.challenge, "otp": world.code() })).unwrap();
         assert!(enters(&world, MINE));
         assert_eq!(world.events()[..3], ["UserRegistered", "UserVerified", "SessionStarted"]);
+    }
+
+    #[test]
+    fn what_is_not_valid_is_refused_before_anything_is_looked_up() {
+        let world = World::with_ada();
+        world.calls();
+        for password in ["abc", "password", "aaaaaaaaaaaaa1"] {
+            let wanted = json!({ "email": "ada@example.org", "password": password });
+            let refused = run(register(&world, &caller(), request(wanted)));
+            assert!(matches!(refused, Err(RegisterError::Invalid(_))), "{password}");
+        }
+        assert_eq!(world.calls(), ["weakness"; 3]);
     }
 
     #[test]

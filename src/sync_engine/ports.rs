@@ -165,15 +165,6 @@ impl Ports for BlockingPorts {
         ready(self.hasher.weakness(password, personal, self.policy.passwords.clone()))
     }
 
-    fn hash_unless_weak(
-        &self,
-        password: Password,
-        personal: Vec<String>,
-        how: HashAs,
-    ) -> Ready<Result<Result<String, Weakness>, Overloaded>> {
-        ready(self.hasher.hash_unless_weak(password, personal, self.policy.passwords.clone(), how))
-    }
-
     fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Ready<Result<(), Overloaded>> {
         ready(self.hasher.make_up(password, profile, done))
     }
