@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -27,17 +27,27 @@ pub type Job = Box<dyn FnOnce(&mut Arena) -> Tell + Send>;
 /// What is left of a job once it is done: to tell whoever waits for it. It takes next to no time.
 pub type Tell = Box<dyn FnOnce() + Send>;
 
+/// What a job is, which tells how dear it is and whom to tell of it together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A hash is made or verified.
+    Hash,
+    /// A new password is judged: a hundredth of a hash, for most.
+    Judging,
+}
+
 // Whoever serves requests, and the database beside them, comes first: a storm of sign-ins must not hold up those who
 // are signed in. Hashes have what is left, which is nearly everything.
 const NICENESS: i32 = 5;
 
-// While at least so many wait, so many are told together what came of their jobs. What each of them does then, at the
+// While at least so many wait, so many are told together what came of their hashes. What each of them does then, at the
 // database for the most part, interrupts the hashing and finds its memory in no cache; one after the other, all but the
-// first find it warm. Only whoever has waited for longer than it takes to fill a group waits for it …
+// first find it warm. Nobody waits for it before there have been so many for longer than a group takes …
 const TOGETHER: usize = 16;
 
-// … and not where it would take longer than this, since a job is dear. What the others' jobs will take is not known: where
-// all threads are at jobs dearer than usual, it may be as long as one of them.
+// … and not where it would take longer than this, since a hash is dear. What the others' will take is not known: where
+// all threads are at dearer ones than usual, it may be as long as one of them. Those whose passwords were judged wait for
+// no hash: they are told together as far as they were judged one right after the other.
 const MOST_HELD: Duration = Duration::from_millis(200);
 
 // After a job, also with others waiting. A thread that never leaves its processor is not well looked after by every
@@ -45,6 +55,10 @@ const MOST_HELD: Duration = Duration::from_millis(200);
 // waited for seconds. It costs some 60 µs: after each hash, but not after each judging of a password.
 const BREATH: Duration = Duration::from_nanos(1);
 const BREATHLESS: Duration = Duration::from_millis(2);
+
+// Several are told by a thread that is not niced: whoever is told comes before a hashing thread, and would keep it from
+// telling the next one until they have written what they have to, each in a commit of their own.
+const TELLER_STACK: usize = 128 << 10;
 
 /// The threads and the queue in front of them; clones are the same.
 #[derive(Clone)]
@@ -63,15 +77,83 @@ struct Shared {
 }
 
 struct State {
-    waiting: VecDeque<(Instant, Job)>,
+    waiting: VecDeque<Waiting>,
+    // For how long there have been enough to be told together.
+    crowded_since: Option<Instant>,
     idle: usize,
+    hashes: Line,
+    judgings: Line,
+    is_closed: bool,
+}
+
+struct Waiting {
+    since: Instant,
+    work: Work,
+    job: Job,
+}
+
+// What there is of jobs of one kind.
+struct Line {
+    waiting: u32,
     // Of those whose jobs are done.
     untold: Vec<Tell>,
     // When the first of them was put there.
     untold_since: Instant,
     // What a job took of late.
     usual: Duration,
-    is_closed: bool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { waiting: 0, untold: Vec::new(), untold_since: Instant::now(), usual: Duration::ZERO }
+    }
+
+    fn note(&mut self, took: Duration, done: Option<Tell>) {
+        self.usual = if self.usual.is_zero() { took } else { (self.usual * 7 + took) / 8 };
+        if self.untold.is_empty() {
+            self.untold_since = Instant::now();
+        }
+        self.untold.extend(done);
+    }
+}
+
+impl State {
+    const fn line(&mut self, work: Work) -> &mut Line {
+        match work {
+            Work::Hash => &mut self.hashes,
+            Work::Judging => &mut self.judgings,
+        }
+    }
+
+    fn push(&mut self, work: Work, job: Job) {
+        let since = Instant::now();
+        self.line(work).waiting += 1;
+        self.waiting.push_back(Waiting { since, work, job });
+        if self.waiting.len() >= TOGETHER {
+            self.crowded_since.get_or_insert(since);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let next = self.waiting.pop_front()?;
+        self.line(next.work).waiting -= 1;
+        if self.waiting.len() < TOGETHER {
+            self.crowded_since = None;
+        }
+        Some(next)
+    }
+
+    // What those who wait will take, and one more, of one thread.
+    fn work_with(&self, work: Work) -> Duration {
+        let of = |line: &Line, kind| line.usual.saturating_mul(line.waiting + u32::from(work == kind));
+        of(&self.hashes, Work::Hash).saturating_add(of(&self.judgings, Work::Judging))
+    }
+
+    fn all_untold(&mut self) -> Vec<Tell> {
+        let mut all = mem::take(&mut self.judgings.untold);
+        all.append(&mut self.hashes.untold);
+        all
+    }
 }
 
 impl HashPool {
@@ -84,10 +166,10 @@ impl HashPool {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
+                crowded_since: None,
                 idle: 0,
-                untold: Vec::new(),
-                untold_since: Instant::now(),
-                usual: Duration::ZERO,
+                hashes: Line::new(),
+                judgings: Line::new(),
                 is_closed: false,
             }),
             wake: Condvar::new(),
@@ -97,24 +179,29 @@ impl HashPool {
             patience: passwords.queue_timeout,
         });
         let pool = Self(Arc::new(Closing(Arc::clone(&shared))));
+        let (teller, groups) = mpsc::channel::<Vec<Tell>>();
+        thread::Builder::new().name("hash-tell".into()).stack_size(TELLER_STACK).spawn(move || {
+            // Until the hashing threads end.
+            groups.into_iter().for_each(tell);
+        })?;
         for n in 0..slots {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name(format!("hash-{n}")).stack_size(1 << 20).spawn(move || shared.work())?;
+            let (shared, teller) = (Arc::clone(&shared), teller.clone());
+            thread::Builder::new().name(format!("hash-{n}")).stack_size(1 << 20).spawn(move || shared.work(&teller))?;
         }
         Ok(pool)
     }
 
-    /// Puts a job into the queue.
+    /// Puts a job of this kind into the queue.
     ///
     /// # Errors
     /// [`Overloaded`]: it would wait longer than `passwords.queue_timeout`, or there is no place.
-    pub fn submit(&self, job: Job) -> Result<(), Overloaded> {
+    pub fn submit(&self, work: Work, job: Job) -> Result<(), Overloaded> {
         let shared = &self.0.0;
         let mut state = shared.lock();
-        if !shared.has_room(&state) {
+        if !shared.has_room(&state, work) {
             return Err(Overloaded);
         }
-        state.waiting.push_back((Instant::now(), job));
+        state.push(work, job);
         drop(state);
         shared.wake.notify_one();
         Ok(())
@@ -134,14 +221,13 @@ impl Shared {
     }
 
     // Whether one more will have its turn in time, as far as can be told.
-    fn has_room(&self, state: &State) -> bool {
+    fn has_room(&self, state: &State, work: Work) -> bool {
         let before = state.waiting.len();
         let is_free = state.idle > before;
-        let turns = u32::try_from(before + 1).unwrap_or(u32::MAX);
-        is_free || (before < self.places && state.usual.saturating_mul(turns) / self.slots <= self.patience)
+        is_free || (before < self.places && state.work_with(work) / self.slots <= self.patience)
     }
 
-    fn work(&self) {
+    fn work(&self, teller: &mpsc::Sender<Vec<Tell>>) {
         // Not granted everywhere; it is a courtesy.
         let _ = rustix::process::nice(NICENESS);
         let mut arena = Arena::new(self.kernel);
@@ -150,24 +236,28 @@ impl Shared {
             let mut state = self.lock();
             state.idle += 1;
             let next = loop {
-                match state.waiting.pop_front() {
+                match state.pop() {
                     // The machine is slower than it was: dropping it tells whoever waits.
-                    Some((since, _)) if since.elapsed() > self.patience => (),
-                    Some((since, job)) => break Some((since.elapsed(), job)),
-                    // All that waited have given up.
-                    None if !state.untold.is_empty() => {
-                        let told = mem::take(&mut state.untold);
-                        drop(state);
-                        tell(told);
-                        state = self.lock();
+                    Some(one) if one.since.elapsed() > self.patience => (),
+                    Some(one) => break Some(one),
+                    None => {
+                        // All that waited have given up.
+                        let told = state.all_untold();
+                        if !told.is_empty() {
+                            drop(state);
+                            hand_over(told, teller);
+                            state = self.lock();
+                        } else if state.is_closed {
+                            break None;
+                        } else {
+                            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                        }
                     }
-                    None if state.is_closed => break None,
-                    None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
             };
             state.idle -= 1;
             drop(state);
-            let Some((waited, job)) = next else { return };
+            let Some(Waiting { work, job, .. }) = next else { return };
             let began = Instant::now();
             // A panic is told by the hook; it must not cost a thread.
             let done = catch_unwind(AssertUnwindSafe(|| job(&mut arena)));
@@ -176,14 +266,16 @@ impl Shared {
             }
             let took = began.elapsed();
             let mut state = self.lock();
-            state.usual = if state.usual.is_zero() { took } else { (state.usual * 7 + took) / 8 };
-            if state.untold.is_empty() {
-                state.untold_since = Instant::now();
+            state.line(work).note(took, done.ok());
+            let mut told = Vec::new();
+            if !may_hold_judged(&state) {
+                told.append(&mut state.judgings.untold);
             }
-            state.untold.extend(done);
-            let told = if self.may_hold(&state, waited) { Vec::new() } else { mem::take(&mut state.untold) };
+            if work == Work::Hash && !self.may_hold_hashed(&state, Instant::now()) {
+                told.append(&mut state.hashes.untold);
+            }
             drop(state);
-            tell(told);
+            hand_over(told, teller);
             if breathed.elapsed() >= BREATHLESS {
                 breathe();
                 breathed = Instant::now();
@@ -191,14 +283,28 @@ impl Shared {
         }
     }
 
-    // Whether those whose jobs are done are to be told later, with others; the last of them has waited for so long.
-    fn may_hold(&self, state: &State, waited: Duration) -> bool {
+    // Whether those whose hashes are done are to be told later, with others.
+    fn may_hold_hashed(&self, state: &State, now: Instant) -> bool {
+        let hashes = &state.hashes;
+        let since = |then: Instant| now.saturating_duration_since(then);
         let group = u32::try_from(TOGETHER).unwrap_or(u32::MAX);
-        let longest = state.usual.saturating_mul(group) / self.slots;
-        state.untold.len() < TOGETHER
-            && state.waiting.len() >= TOGETHER
-            && longest <= waited.min(MOST_HELD)
-            && state.untold_since.elapsed() + state.usual <= MOST_HELD
+        let longest = (hashes.usual.saturating_mul(group) / self.slots).min(MOST_HELD);
+        hashes.untold.len() < TOGETHER
+            && state.crowded_since.is_some_and(|then| since(then) >= longest)
+            && since(hashes.untold_since) + hashes.usual <= MOST_HELD
+    }
+}
+
+// Whether those whose passwords were judged are to be told later, with others: those right behind them.
+fn may_hold_judged(state: &State) -> bool {
+    state.judgings.untold.len() < TOGETHER && state.waiting.front().is_some_and(|next| next.work == Work::Judging)
+}
+
+// A single one is told right here.
+fn hand_over(all: Vec<Tell>, teller: &mpsc::Sender<Vec<Tell>>) {
+    match all.len() {
+        0 | 1 => tell(all),
+        _ => teller.send(all).unwrap_or_else(|returned| tell(returned.0)),
     }
 }
 
@@ -216,7 +322,10 @@ fn breathe() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc::{Receiver, Sender, channel},
+    };
 
     use super::*;
 
@@ -246,7 +355,7 @@ mod tests {
         // On a busy machine a thread may come too late for its first job.
         let hold = || {
             let (job, go, begun) = held();
-            pool.submit(job).unwrap();
+            pool.submit(Work::Hash, job).unwrap();
             begun.recv().ok().map(|()| go)
         };
         (0..slots).map(|_| std::iter::repeat_with(hold).flatten().next().unwrap()).collect()
@@ -257,8 +366,8 @@ mod tests {
         let pool = pool(2, &["passwords.queue=1"]);
         let held = hold_all(&pool, 2);
         let (one, answer) = answered();
-        pool.submit(one).unwrap();
-        assert!(pool.submit(answered().0).is_err());
+        pool.submit(Work::Hash, one).unwrap();
+        assert!(pool.submit(Work::Hash, answered().0).is_err());
         drop(held);
         answer.recv().unwrap();
     }
@@ -266,11 +375,11 @@ mod tests {
     #[test]
     fn who_would_wait_too_long_is_turned_away_at_once() {
         let pool = pool(1, &["passwords.queue=1000", "passwords.queue_timeout=1s"]);
-        pool.0.0.lock().usual = Duration::from_millis(300);
+        pool.0.0.lock().hashes.usual = Duration::from_millis(300);
         let held = hold_all(&pool, 1);
         let waiting: Vec<_> = std::iter::from_fn(|| {
             let (job, answer) = answered();
-            pool.submit(job).is_ok().then_some(answer)
+            pool.submit(Work::Hash, job).is_ok().then_some(answer)
         })
         .collect();
         assert_eq!(waiting.len(), 3);
@@ -283,15 +392,15 @@ mod tests {
         let pool = pool(1, &["passwords.queue_timeout=50ms"]);
         let held = hold_all(&pool, 1);
         let (job, answer) = answered();
-        pool.submit(job).unwrap();
+        pool.submit(Work::Hash, job).unwrap();
         assert!(answer.recv_timeout(Duration::from_millis(100)).is_err());
         drop(held);
         assert_eq!(answer.recv(), Err(std::sync::mpsc::RecvError), "dropped, which tells whoever waits");
         let again = || {
             // What was held for so long made the usual time long.
-            pool.0.0.lock().usual = Duration::ZERO;
+            pool.0.0.lock().hashes.usual = Duration::ZERO;
             let (job, answer) = answered();
-            pool.submit(job).is_ok() && answer.recv().is_ok()
+            pool.submit(Work::Hash, job).is_ok() && answer.recv().is_ok()
         };
         assert!(std::iter::repeat_with(again).take(100).any(|is_done| is_done));
     }
@@ -299,23 +408,23 @@ mod tests {
     // Zero would be as good as not known: then the next job counts for all of it.
     const CHEAP: Duration = Duration::from_nanos(1);
 
-    // What becomes of so many jobs that wait behind one, of which each leaves its number when it is done and when it is
-    // told; the usual job takes `usual`.
-    fn course(count: usize, usual: Duration) -> Vec<(&'static str, usize)> {
+    // What becomes of jobs that wait behind one, of which each leaves its number when it is done and when it is told; the
+    // usual hash takes `usual`.
+    fn course(jobs: &[Work], usual: Duration) -> Vec<(&'static str, usize)> {
         let pool = pool(1, &["passwords.queue_timeout=10s"]);
         let held = hold_all(&pool, 1);
         let (note, noted) = channel();
-        for nth in 0..count {
+        for (nth, work) in jobs.iter().enumerate() {
             let (note, told) = (note.clone(), note.clone());
             let job = move |_: &mut Arena| -> Tell {
                 note.send(("done", nth)).unwrap();
                 Box::new(move || told.send(("told", nth)).unwrap())
             };
-            pool.submit(Box::new(job)).unwrap();
+            pool.submit(*work, Box::new(job)).unwrap();
         }
         drop(note);
         // Nobody ends a job meanwhile, which would count.
-        pool.0.0.lock().usual = usual;
+        pool.0.0.lock().hashes.usual = usual;
         drop(held);
         noted.iter().collect()
     }
@@ -329,14 +438,12 @@ mod tests {
             course.len() / 2 - pairs.count()
         };
         // On a busy machine a job may come to be dear.
-        let courses = || std::iter::repeat_with(|| course(TOGETHER * 3, CHEAP)).take(20);
+        let courses = || std::iter::repeat_with(|| course(&[Work::Hash; TOGETHER * 3], CHEAP)).take(20);
         let course = courses().find(|course| held(course) >= TOGETHER).expect("a group");
         let told = |nth: usize| course.iter().position(|one| *one == ("told", nth)).unwrap();
         let done = |nth: usize| course.iter().position(|one| *one == ("done", nth)).unwrap();
         assert_eq!(course.len(), TOGETHER * 6);
         assert!((0..TOGETHER * 3).all(|nth| told(nth) > done(nth)));
-        let longest = course.chunk_by(|one, next| one.0 == next.0).map(<[_]>::len).max();
-        assert!(longest <= Some(TOGETHER), "{course:?}");
     }
 
     #[test]
@@ -345,17 +452,99 @@ mod tests {
             let numbers = (0..course.len() / 2).flat_map(|nth| [("done", nth), ("told", nth)]);
             course == numbers.collect::<Vec<_>>()
         };
-        assert!(at_once(course(TOGETHER - 1, CHEAP)));
+        assert!(at_once(course(&[Work::Hash; TOGETHER - 1], CHEAP)));
         // It stays dear for longer than there are jobs.
-        assert!(at_once(course(TOGETHER * 3, Duration::from_secs(10))));
+        assert!(at_once(course(&[Work::Hash; TOGETHER * 3], Duration::from_secs(10))));
+    }
+
+    // Whether so many who are judged one after the other are told after the last of them, and while `next` is still at work.
+    fn are_told_together(judgings: usize, next: Work) -> bool {
+        let pool = pool(1, &["passwords.queue_timeout=10s"]);
+        let held = hold_all(&pool, 1);
+        let told = Arc::<AtomicUsize>::default();
+        let (note, noted) = channel();
+        for _ in 0..judgings {
+            let (note, told) = (note.clone(), Arc::clone(&told));
+            let job = move |_: &mut Arena| -> Tell {
+                note.send(told.load(SeqCst) == 0).unwrap();
+                Box::new(move || {
+                    told.fetch_add(1, SeqCst);
+                })
+            };
+            pool.submit(Work::Judging, Box::new(job)).unwrap();
+        }
+        let job = move |_: &mut Arena| -> Tell {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while told.load(SeqCst) < judgings && Instant::now() < deadline {
+                thread::yield_now();
+            }
+            note.send(told.load(SeqCst) == judgings).unwrap();
+            Box::new(|| ())
+        };
+        pool.submit(next, Box::new(job)).unwrap();
+        drop(held);
+        let noted: Vec<_> = noted.iter().collect();
+        assert_eq!(noted.len(), judgings + 1);
+        noted.into_iter().all(|is_so| is_so)
+    }
+
+    #[test]
+    fn those_judged_one_right_after_the_other_are_told_together_and_wait_for_no_hash() {
+        assert!(are_told_together(1, Work::Hash));
+        assert!(are_told_together(3, Work::Hash));
+        assert!(are_told_together(TOGETHER, Work::Judging));
+    }
+
+    #[test]
+    fn a_hash_is_held_only_in_a_crowd_that_lasts_and_never_for_long() {
+        let pool = pool(2, &[]);
+        let shared = &pool.0.0;
+        let now = Instant::now() + Duration::from_secs(60);
+        let ago = |milliseconds| now - Duration::from_millis(milliseconds);
+        let may_hold = |usual, crowded, held, untold: usize| {
+            let mut state = shared.lock();
+            state.crowded_since = Some(ago(crowded));
+            let tells = std::iter::repeat_with(|| -> Tell { Box::new(|| ()) }).take(untold).collect();
+            state.hashes =
+                Line { waiting: 16, untold: tells, untold_since: ago(held), usual: Duration::from_millis(usual) };
+            let may = shared.may_hold_hashed(&state, now);
+            state.hashes.untold.clear();
+            may
+        };
+        // A group takes eight of each thread's.
+        assert!(!may_hold(10, 79, 0, 1));
+        assert!(may_hold(10, 80, 0, 1));
+        assert!(may_hold(10, 80, 100, TOGETHER - 1) && !may_hold(10, 80, 100, TOGETHER));
+        assert!(may_hold(10, 80, 190, 1) && !may_hold(10, 80, 191, 1));
+        // Where it would take longer, it is as large as there is time for.
+        assert!(!may_hold(40, 199, 0, 1));
+        assert!(may_hold(40, 200, 160, 1) && !may_hold(40, 200, 161, 1));
+        assert!(!may_hold(201, 10_000, 0, 1));
+        shared.lock().crowded_since = None;
+        assert!(!shared.may_hold_hashed(&shared.lock(), now));
+    }
+
+    #[test]
+    fn a_judging_counts_for_what_judgings_take() {
+        let pool = pool(1, &["passwords.queue=1000", "passwords.queue_timeout=1s"]);
+        {
+            let mut state = pool.0.0.lock();
+            state.hashes.usual = Duration::from_millis(300);
+            state.judgings.usual = Duration::from_millis(20);
+        }
+        let held = hold_all(&pool, 1);
+        let submits = |work| pool.submit(work, answered().0).is_ok();
+        assert_eq!((0..10).filter(|_| submits(Work::Hash)).count(), 3);
+        assert_eq!((0..10).filter(|_| submits(Work::Judging)).count(), 5);
+        drop(held);
     }
 
     #[test]
     fn a_panic_costs_no_thread_and_the_threads_end_with_the_pool() {
         let pool = pool(1, &[]);
-        pool.submit(Box::new(|_| -> Tell { panic!("on purpose") })).unwrap();
+        pool.submit(Work::Hash, Box::new(|_| -> Tell { panic!("on purpose") })).unwrap();
         let (job, answer) = answered();
-        pool.submit(job).unwrap();
+        pool.submit(Work::Hash, job).unwrap();
         answer.recv().unwrap();
         let shared = Arc::downgrade(&pool.0.0);
         drop(pool);

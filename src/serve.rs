@@ -142,7 +142,7 @@ fn other_descriptors(settings: &Settings) -> u64 {
         workers => workers,
     };
     let workers = u64::try_from(workers).unwrap_or(u64::MAX).saturating_mul(4);
-    u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2 + 32 + workers
+    u64::from(settings.database.pool) * 4 + u64::from(settings.store.pool) * 2 + 64 + workers
 }
 
 // Each connection is a descriptor; as many as v1 has threads must be possible at least.

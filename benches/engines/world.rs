@@ -9,6 +9,18 @@ use super::{
 };
 
 pub const PASSWORD: &str = "violet-anchor-72-meadow";
+/// Of those who sign up, in turn. What it takes to judge one grows with its length and with the digits that may stand for
+/// letters, here from a quarter of the mean to two and a half times of it; people choose, and programs make, such as these.
+pub const NEW_PASSWORDS: [&str; 8] = [
+    PASSWORD,
+    "kT9vQm2xLw7RbZ",
+    "summer2024Paris",
+    "Xk29fmPq",
+    "qwfpgj-xazbyc-hudreq",
+    "jazz.Frank.41",
+    "correct-horse-9",
+    "hUnter2-Gatsby",
+];
 /// Sign-ins are spread over so many accounts.
 const USERS: usize = 64;
 /// Fewer than the gateway lets wait for a hash by default.
@@ -262,7 +274,9 @@ impl Load for Traffic<'_> {
             (Kind::Register, _) => {
                 self.world.registered += 1;
                 let email = format!("new-{}@example.com", self.world.registered);
-                post(out, host, version, "register", &[("email", &email), ("password", PASSWORD)], "");
+                let nth = usize::try_from(self.world.registered).unwrap_or_default();
+                let password = NEW_PASSWORDS.get(nth % NEW_PASSWORDS.len()).unwrap_or(&PASSWORD);
+                post(out, host, version, "register", &[("email", &email), ("password", password)], "");
             }
             _ => {
                 let more = if self.is_from_strangers { "Connection: close\r\n" } else { "" };

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::{
-    hashing::{HashPool, Tell},
+    hashing::{HashPool, Tell, Work},
     services::{
         error::Overloaded,
         imported_hashes::{Cost, Profile},
@@ -31,7 +31,7 @@ impl Hasher {
     /// [`Overloaded`].
     pub async fn hash(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {
         let params = self.params;
-        self.run(move |arena| params.hash_as(&password, &how, arena)).await?.ok_or(Overloaded)
+        self.run(Work::Hash, move |arena| params.hash_as(&password, &how, arena)).await?.ok_or(Overloaded)
     }
 
     /// Verifies a hash, or else another one of the same salt.
@@ -45,7 +45,7 @@ impl Hasher {
         other: Option<String>,
     ) -> Result<Verified, Overloaded> {
         let params = self.params;
-        self.run(move |arena| params.verify(&password, hash.as_deref(), other.as_deref(), arena)).await
+        self.run(Work::Hash, move |arena| params.verify(&password, hash.as_deref(), other.as_deref(), arena)).await
     }
 
     /// Judges a new password.
@@ -58,7 +58,7 @@ impl Hasher {
         personal: Vec<String>,
         policy: PasswordPolicy,
     ) -> Result<Option<Weakness>, Overloaded> {
-        self.run(move |_: &mut Arena| passwords::weakness(&password, &personal, &policy)).await
+        self.run(Work::Judging, move |_: &mut Arena| passwords::weakness(&password, &personal, &policy)).await
     }
 
     /// Does the work that a failed sign-in lacks beside others.
@@ -66,12 +66,13 @@ impl Hasher {
     /// # Errors
     /// [`Overloaded`].
     pub async fn make_up(&self, password: Password, profile: Profile, done: Option<Cost>) -> Result<(), Overloaded> {
-        self.run(move |_: &mut Arena| profile.make_up(done, &password)).await
+        self.run(Work::Hash, move |_: &mut Arena| profile.make_up(done, &password)).await
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Arena) -> T + Send + 'static,
+        work: Work,
+        run: impl FnOnce(&mut Arena) -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
         let (answer, reply) = oneshot::channel();
         let job = move |arena: &mut Arena| -> Tell {
@@ -79,10 +80,10 @@ impl Hasher {
             if answer.is_closed() {
                 return Box::new(|| ());
             }
-            let done = work(arena);
+            let done = run(arena);
             Box::new(move || drop(answer.send(done)))
         };
-        self.pool.submit(Box::new(job))?;
+        self.pool.submit(work, Box::new(job))?;
         reply.await.map_err(|_dropped| Overloaded)
     }
 }
