@@ -689,11 +689,11 @@ fn crowd(address: SocketAddr) -> Vec<TcpStream> {
 #[test]
 fn running_out_of_descriptors_is_survived() {
     let mut limited = options().with("BIFRONS_HTTP__IDLE_TIMEOUT", "60s").with("BIFRONS_HTTP__HEAD_TIMEOUT", "60s");
-    limited.prefix = ["sh", "-c", "ulimit -n 128; exec \"$@\"", "sh"].map(str::to_owned).to_vec();
+    limited.prefix = ["sh", "-c", "ulimit -n 160; exec \"$@\"", "sh"].map(str::to_owned).to_vec();
     let mut gateway = Gateway::start(limited);
     for (_, address, _) in engines(&gateway) {
         let crowd = crowd(address);
-        assert!(crowd.len() > 128, "only {} connections", crowd.len());
+        assert!(crowd.len() > 160, "only {} connections", crowd.len());
         pause(SECOND / 2);
         drop(crowd);
         wait_until_live(&gateway, PATIENCE);
