@@ -21,8 +21,8 @@ use crate::{
     settings::Settings,
 };
 
-/// Work for a hashing thread. One that is dropped instead was not done: its queue had stood still too long.
-pub type Job = Box<dyn FnOnce(&mut Arena) -> Tell + Send>;
+/// Work for a hashing thread; nothing is left to tell where nobody waits any more. One that is dropped instead was not done: its queue had stood still too long.
+pub type Job = Box<dyn FnOnce(&mut Arena) -> Option<Tell> + Send>;
 
 /// What is left of a job once it is done: to tell whoever waits for it. It takes next to no time.
 pub type Tell = Box<dyn FnOnce() + Send>;
@@ -47,8 +47,9 @@ const TOGETHER: usize = 16;
 
 // … and not where it would take longer than this, since a hash is dear. What the others' will take is not known: where
 // all threads are at dearer ones than usual, it may be as long as one of them. Those whose passwords were judged wait for
-// no hash: they are told together as far as they were judged one right after the other.
+// no hash, and not for long: they are told together as far as they were judged one right after the other.
 const MOST_HELD: Duration = Duration::from_millis(200);
+const JUDGED_HELD: Duration = Duration::from_millis(20);
 
 // After a job, also with others waiting. A thread that never leaves its processor is not well looked after by every
 // kernel: on Linux 6.18 those of the kernel's own threads that belong to that processor, and write for the database,
@@ -108,12 +109,12 @@ impl Line {
         Self { waiting: 0, untold: Vec::new(), untold_since: Instant::now(), usual: Duration::ZERO }
     }
 
-    fn note(&mut self, took: Duration, done: Option<Tell>) {
+    fn note(&mut self, took: Duration, tell: Tell) {
         self.usual = if self.usual.is_zero() { took } else { (self.usual * 7 + took) / 8 };
         if self.untold.is_empty() {
             self.untold_since = Instant::now();
         }
-        self.untold.extend(done);
+        self.untold.push(tell);
     }
 }
 
@@ -143,13 +144,15 @@ impl State {
         Some(next)
     }
 
-    // What those who wait will take, and one more, of one thread. A good password is hashed once it was judged: who would
-    // be turned away then had better be so at once.
+    // What those who wait will take of one thread, and one more, as far as can be told. A good password is hashed once it
+    // was judged, behind those who are here by now: who would be turned away then had better be so at once.
     fn work_with(&self, work: Work) -> Duration {
-        let (hash, judging) = (self.hashes.usual, self.judgings.usual.saturating_add(self.hashes.usual));
-        let count = |line: &Line, kind| line.waiting + u32::from(work == kind);
-        let hashes = hash.saturating_mul(count(&self.hashes, Work::Hash));
-        hashes.saturating_add(judging.saturating_mul(count(&self.judgings, Work::Judging)))
+        let (hashes, judgings) = (&self.hashes, &self.judgings);
+        let (hashed, judged) = match work {
+            Work::Hash => (hashes.waiting + 1, judgings.waiting),
+            Work::Judging => (hashes.waiting + judgings.waiting + 1, judgings.waiting + 1),
+        };
+        hashes.usual.saturating_mul(hashed).saturating_add(judgings.usual.saturating_mul(judged))
     }
 
     fn all_untold(&mut self) -> Vec<Tell> {
@@ -183,9 +186,11 @@ impl HashPool {
         });
         let pool = Self(Arc::new(Closing(Arc::clone(&shared))));
         let (teller, groups) = mpsc::channel::<Vec<Tell>>();
-        thread::Builder::new().name("hash-tell".into()).stack_size(TELLER_STACK).spawn(move || {
+        let its = Arc::clone(&shared);
+        thread::Builder::new().name("tell-hashes".into()).stack_size(TELLER_STACK).spawn(move || {
             // Until the hashing threads end.
             groups.into_iter().for_each(tell);
+            drop(its);
         })?;
         for n in 0..slots {
             let (shared, teller) = (Arc::clone(&shared), teller.clone());
@@ -259,8 +264,12 @@ impl Shared {
                 }
             };
             state.idle -= 1;
+            // Nobody whose password was judged waits for a hash.
+            let is_dear = next.as_ref().is_some_and(|next| next.work == Work::Hash);
+            let due = if is_dear { mem::take(&mut state.judgings.untold) } else { Vec::new() };
             drop(state);
             let Some(Waiting { work, job, .. }) = next else { return };
+            hand_over(due, teller);
             let began = Instant::now();
             // A panic is told by the hook; it must not cost a thread.
             let done = catch_unwind(AssertUnwindSafe(|| job(&mut arena)));
@@ -269,16 +278,19 @@ impl Shared {
             }
             let took = began.elapsed();
             let mut state = self.lock();
-            state.line(work).note(took, done.ok());
-            let mut told = Vec::new();
-            if !may_hold_judged(&state) {
-                told.append(&mut state.judgings.untold);
+            if let Ok(Some(tell)) = done {
+                state.line(work).note(took, tell);
             }
-            if work == Work::Hash && !self.may_hold_hashed(&state, Instant::now()) {
-                told.append(&mut state.hashes.untold);
+            let now = Instant::now();
+            let mut due = Vec::new();
+            if !may_hold_judged(&state, now) {
+                due.append(&mut state.judgings.untold);
+            }
+            if !self.may_hold_hashed(&state, now) {
+                due.append(&mut state.hashes.untold);
             }
             drop(state);
-            hand_over(told, teller);
+            hand_over(due, teller);
             if breathed.elapsed() >= BREATHLESS {
                 breathe();
                 breathed = Instant::now();
@@ -292,15 +304,20 @@ impl Shared {
         let since = |then: Instant| now.saturating_duration_since(then);
         let group = u32::try_from(TOGETHER).unwrap_or(u32::MAX);
         let longest = (hashes.usual.saturating_mul(group) / self.slots).min(MOST_HELD);
+        // Whatever is next.
+        let next = hashes.usual.max(state.judgings.usual);
         hashes.untold.len() < TOGETHER
             && state.crowded_since.is_some_and(|then| since(then) >= longest)
-            && since(hashes.untold_since) + hashes.usual <= MOST_HELD
+            && since(hashes.untold_since) + next <= MOST_HELD
     }
 }
 
 // Whether those whose passwords were judged are to be told later, with others: those right behind them.
-fn may_hold_judged(state: &State) -> bool {
-    state.judgings.untold.len() < TOGETHER && state.waiting.front().is_some_and(|next| next.work == Work::Judging)
+fn may_hold_judged(state: &State, now: Instant) -> bool {
+    let judgings = &state.judgings;
+    judgings.untold.len() < TOGETHER
+        && state.waiting.front().is_some_and(|next| next.work == Work::Judging)
+        && now.saturating_duration_since(judgings.untold_since) + judgings.usual <= JUDGED_HELD
 }
 
 // A single one is told right here.
@@ -340,17 +357,17 @@ mod tests {
     fn held() -> (Job, Sender<()>, Receiver<()>) {
         let (go, gone) = channel::<()>();
         let (begin, begun) = channel();
-        let job = move |_: &mut Arena| -> Tell {
+        let job = move |_: &mut Arena| -> Option<Tell> {
             let _ = begin.send(());
             let _ = gone.recv();
-            Box::new(|| ())
+            Some(Box::new(|| ()))
         };
         (Box::new(job), go, begun)
     }
 
     fn answered() -> (Job, Receiver<()>) {
         let (done, answer) = channel();
-        let job = move |_: &mut Arena| -> Tell { Box::new(move || done.send(()).unwrap_or_default()) };
+        let job = move |_: &mut Arena| -> Option<Tell> { Some(Box::new(move || done.send(()).unwrap_or_default())) };
         (Box::new(job), answer)
     }
 
@@ -419,9 +436,9 @@ mod tests {
         let (note, noted) = channel();
         for (nth, work) in jobs.iter().enumerate() {
             let (note, told) = (note.clone(), note.clone());
-            let job = move |_: &mut Arena| -> Tell {
+            let job = move |_: &mut Arena| -> Option<Tell> {
                 note.send(("done", nth)).unwrap();
-                Box::new(move || told.send(("told", nth)).unwrap())
+                Some(Box::new(move || told.send(("told", nth)).unwrap()))
             };
             pool.submit(*work, Box::new(job)).unwrap();
         }
@@ -457,7 +474,7 @@ mod tests {
         };
         assert!(at_once(course(&[Work::Hash; TOGETHER - 1], CHEAP)));
         // It stays dear for longer than there are jobs.
-        assert!(at_once(course(&[Work::Hash; TOGETHER * 3], Duration::from_secs(10))));
+        assert!(at_once(course(&[Work::Hash; TOGETHER * 3], Duration::from_secs(3600))));
     }
 
     // Whether so many who are judged one after the other are told after the last of them, and while `next` is still at work.
@@ -468,21 +485,21 @@ mod tests {
         let (note, noted) = channel();
         for _ in 0..judgings {
             let (note, told) = (note.clone(), Arc::clone(&told));
-            let job = move |_: &mut Arena| -> Tell {
+            let job = move |_: &mut Arena| -> Option<Tell> {
                 note.send(told.load(SeqCst) == 0).unwrap();
-                Box::new(move || {
+                Some(Box::new(move || {
                     told.fetch_add(1, SeqCst);
-                })
+                }))
             };
             pool.submit(Work::Judging, Box::new(job)).unwrap();
         }
-        let job = move |_: &mut Arena| -> Tell {
+        let job = move |_: &mut Arena| -> Option<Tell> {
             let deadline = Instant::now() + Duration::from_secs(10);
             while told.load(SeqCst) < judgings && Instant::now() < deadline {
                 thread::yield_now();
             }
             note.send(told.load(SeqCst) == judgings).unwrap();
-            Box::new(|| ())
+            Some(Box::new(|| ()))
         };
         pool.submit(next, Box::new(job)).unwrap();
         drop(held);
@@ -528,6 +545,36 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_is_held_no_longer_for_judgings_and_a_judging_for_no_hash_and_not_for_long() {
+        let pool = pool(1, &[]);
+        let now = Instant::now() + Duration::from_secs(60);
+        let ago = |milliseconds| now - Duration::from_millis(milliseconds);
+        let mut state = pool.0.0.lock();
+        let tell = || -> Tell { Box::new(|| ()) };
+        let line = |usual, held| Line {
+            waiting: 0,
+            untold: vec![tell()],
+            untold_since: ago(held),
+            usual: Duration::from_millis(usual),
+        };
+        state.crowded_since = Some(ago(10_000));
+        (state.hashes, state.judgings) = (line(10, 150), line(50, 0));
+        assert!(pool.0.0.may_hold_hashed(&state, now));
+        state.judgings = line(51, 0);
+        assert!(!pool.0.0.may_hold_hashed(&state, now));
+        // So that no thread takes it.
+        let mut may_hold = |work, usual, held| {
+            state.judgings = line(usual, held);
+            state.waiting = VecDeque::from([Waiting { since: now, work, job: Box::new(|_| None) }]);
+            let may = may_hold_judged(&state, now);
+            state.waiting.clear();
+            may
+        };
+        assert!(may_hold(Work::Judging, 1, 19) && !may_hold(Work::Judging, 1, 20));
+        assert!(!may_hold(Work::Judging, 21, 0) && !may_hold(Work::Hash, 1, 0));
+    }
+
+    #[test]
     fn a_judging_counts_for_itself_and_the_hash_that_follows() {
         let pool = pool(1, &["passwords.queue=1000", "passwords.queue_timeout=1s"]);
         {
@@ -538,15 +585,31 @@ mod tests {
         let held = hold_all(&pool, 1);
         let submits = |work| pool.submit(work, answered().0).is_ok();
         assert!(submits(Work::Hash) && submits(Work::Judging));
-        // 300, 320 and as much again are 940 milliseconds, beyond which there is room for neither.
-        assert!(submits(Work::Judging) && !submits(Work::Judging) && !submits(Work::Hash));
+        // 300, 320 and as much again are 940 milliseconds: no other judging has room.
+        assert!(submits(Work::Judging) && !submits(Work::Judging));
+        // The hashes that follow come behind this one, which is the second.
+        assert!(submits(Work::Hash) && submits(Work::Hash) && !submits(Work::Hash));
         drop(held);
+    }
+
+    #[test]
+    fn who_has_gone_away_says_nothing_of_what_a_hash_takes() {
+        let pool = pool(1, &[]);
+        let usual = Duration::from_secs(1);
+        let held = hold_all(&pool, 1);
+        (0..20).for_each(|_| pool.submit(Work::Hash, Box::new(|_| None)).unwrap());
+        let (last, answer) = answered();
+        pool.submit(Work::Judging, last).unwrap();
+        pool.0.0.lock().hashes.usual = usual;
+        drop(held);
+        answer.recv().unwrap();
+        assert!(pool.0.0.lock().hashes.usual >= usual * 7 / 8, "but for the one that was held");
     }
 
     #[test]
     fn a_panic_costs_no_thread_and_the_threads_end_with_the_pool() {
         let pool = pool(1, &[]);
-        pool.submit(Work::Hash, Box::new(|_| -> Tell { panic!("on purpose") })).unwrap();
+        pool.submit(Work::Hash, Box::new(|_| -> Option<Tell> { panic!("on purpose") })).unwrap();
         let (job, answer) = answered();
         pool.submit(Work::Hash, job).unwrap();
         answer.recv().unwrap();

@@ -162,7 +162,7 @@ impl SpoolFile {
 
     fn write_and_rename(&self, bytes: &[u8]) -> io::Result<()> {
         let temporary = self.write_temporary(bytes)?;
-        self.finish(&temporary)?;
+        self.finish(&temporary).inspect_err(|_| self.remove_temporary())?;
         sync_directory(self.directory())
     }
 
@@ -179,8 +179,13 @@ impl SpoolFile {
             DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(self.directory())?;
             self.open()
         })?;
-        temporary.write_all(bytes)?;
+        temporary.write_all(bytes).inspect_err(|_| self.remove_temporary())?;
         Ok(temporary)
+    }
+
+    // Nobody may come for it again: a letter that has run out meanwhile is not written any more.
+    fn remove_temporary(&self) {
+        let _ = std::fs::remove_file(&self.temporary);
     }
 
     // After this all is on the disk but the name.
@@ -297,8 +302,7 @@ impl<'a> Begun<'a> {
     fn finish(self, end: Instant) -> Result<&'a Path, SendError> {
         let finish = || self.file.finish(&self.temporary).map_err(|error| not_written(&error));
         let done = in_time(end).and_then(|()| finish());
-        // Nobody may come for it again: a letter that has run out meanwhile is not written any more.
-        done.inspect_err(|_| drop(std::fs::remove_file(&self.file.temporary))).map(|()| self.directory)
+        done.inspect_err(|_| self.file.remove_temporary()).map(|()| self.directory)
     }
 }
 
@@ -873,7 +877,11 @@ mod tests {
         assert_eq!(told[0], Ok(()));
         assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 2);
 
-        // Once its time is over, none is begun.
+        // Once its time is over, what was begun is not finished, and nothing stays of it; and none is begun.
+        let begun = spool.begin(&letters[0]).unwrap();
+        assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 3);
+        assert!(matches!(begun.finish(Instant::now()), Err(SendError::Transient(_))));
+        assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 2);
         std::fs::remove_dir_all(&mail).unwrap();
         let told = Spool { patience: Duration::ZERO, ..spool }.write(&letters);
         assert!(told.iter().all(|told| matches!(told, Err(SendError::Transient(_)))), "{told:?}");

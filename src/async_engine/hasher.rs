@@ -75,13 +75,13 @@ impl Hasher {
         run: impl FnOnce(&mut Arena) -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
         let (answer, reply) = oneshot::channel();
-        let job = move |arena: &mut Arena| -> Tell {
+        let job = move |arena: &mut Arena| -> Option<Tell> {
             // Whoever has gone away meanwhile costs nothing more.
             if answer.is_closed() {
-                return Box::new(|| ());
+                return None;
             }
             let done = run(arena);
-            Box::new(move || drop(answer.send(done)))
+            Some(Box::new(move || drop(answer.send(done))))
         };
         self.pool.submit(work, Box::new(job))?;
         reply.await.map_err(|_dropped| Overloaded)

@@ -75,9 +75,9 @@ impl Hasher {
         run: impl FnOnce(&mut Arena) -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
         let (answer, reply) = sync_channel(1);
-        let job = move |arena: &mut Arena| -> Tell {
+        let job = move |arena: &mut Arena| -> Option<Tell> {
             let done = run(arena);
-            Box::new(move || drop(answer.send(done)))
+            Some(Box::new(move || drop(answer.send(done))))
         };
         self.pool.submit(work, Box::new(job))?;
         reply.recv().map_err(|_dropped| Overloaded)
