@@ -21,7 +21,8 @@ use crate::{
     settings::Settings,
 };
 
-/// Work for a hashing thread; nothing is left to tell where nobody waits any more. One that is dropped instead was not done: its queue had stood still too long.
+/// Work for a hashing thread; nothing is left to tell where nobody waits any more. One that is dropped instead was not
+/// done: its queue had stood still too long.
 pub type Job = Box<dyn FnOnce(&mut Arena) -> Option<Tell> + Send>;
 
 /// What is left of a job once it is done: to tell whoever waits for it. It takes next to no time.
@@ -188,7 +189,7 @@ impl HashPool {
         let (teller, groups) = mpsc::channel::<Vec<Tell>>();
         let its = Arc::clone(&shared);
         thread::Builder::new().name("tell-hashes".into()).stack_size(TELLER_STACK).spawn(move || {
-            // Until the hashing threads end.
+            // Until the hashing threads end; what they share is not gone before this one.
             groups.into_iter().for_each(tell);
             drop(its);
         })?;

@@ -760,7 +760,9 @@ mod tests {
         let mut asking: Vec<_> = (0..79).map(|_| connect(&server)).collect();
         asking.iter_mut().for_each(|stream| stream.write_all(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent"));
         asking.iter().for_each(|_| inside.recv_timeout(Duration::from_secs(20)).expect("a thread for each"));
-        ask(&server, ASKS_LAST);
+        let mut last = connect(&server);
+        last.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        assert_kept(&answer_to(&mut last, ASKS));
         assert!(count() > asking.len(), "{}", count());
         drop(gate);
         asking.iter_mut().for_each(|stream| assert_kept(&answer_to(stream, b"")));
