@@ -151,13 +151,14 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     let keys = parts::keys(settings)?;
     migrations::prepare(settings, &keys)?;
     let database = Database::new(settings);
+    let hashing = HashPool::start(settings, 1)?;
     Ok(BlockingPorts {
-        ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
+        ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()), hashing.telling())?,
         sessions: SessionCache::new(Arc::default()),
         reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(rotation::side_by_side(settings)),
-        bundles: Together::of_writes(settings),
-        hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1)?),
+        bundles: Together::in_file(settings, hashing.telling()),
+        hasher: Hasher::new(parts::hash_params(settings), hashing),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),
         wake: Arc::default(),

@@ -7,11 +7,14 @@
 use std::{
     collections::VecDeque,
     io, mem,
+    num::NonZeroU64,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
+
+use tokio::sync::Notify;
 
 use crate::{
     services::{
@@ -54,13 +57,70 @@ const JUDGED_HELD: Duration = Duration::from_millis(20);
 
 // After a job, also with others waiting. A thread that never leaves its processor is not well looked after by every
 // kernel: on Linux 6.18 those of the kernel's own threads that belong to that processor, and write for the database,
-// waited for seconds. It costs some 60 µs: after each hash, but not after each judging of a password.
+// waited for seconds. It costs some 10 µs, since no more slack than that is asked for (else 60): after each hash, but not
+// after each judging of a password.
 const BREATH: Duration = Duration::from_nanos(1);
+const SLACK: NonZeroU64 = NonZeroU64::MIN;
 const BREATHLESS: Duration = Duration::from_millis(2);
 
 // Several are told by a thread that is not niced: whoever is told comes before a hashing thread, and would keep it from
 // telling the next one until they have written what they have to, each in a commit of their own.
 const TELLER_STACK: usize = 128 << 10;
+
+/// Whether several are being told of their hashes right now. The first of them writes at once what the others will have to
+/// write in a moment: it had better wait for them, and do it in one commit. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Telling(Arc<TellingState>);
+
+#[derive(Default)]
+struct TellingState {
+    is_under_way: Mutex<bool>,
+    ended: Condvar,
+    notify: Notify,
+}
+
+impl Telling {
+    /// Whether it is so.
+    pub fn is_under_way(&self) -> bool {
+        *self.lock()
+    }
+
+    /// Waits for the end, if several are being told now: for as long as that takes, which is some 100 µs.
+    pub fn wait(&self) {
+        let ended = self.0.ended.wait_while(self.lock(), |is_under_way| *is_under_way);
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// [`Self::wait`], without a thread.
+    pub async fn ended(&self) {
+        // Made before it is looked for: an end in between is not missed.
+        let ended = self.0.notify.notified();
+        if self.is_under_way() {
+            ended.await;
+        }
+    }
+
+    /// It is so while `tell` runs, whatever becomes of it.
+    pub fn during(&self, tell: impl FnOnce()) {
+        *self.lock() = true;
+        let _ending = Ending(self);
+        tell();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.0.is_under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Ending<'a>(&'a Telling);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = false;
+        self.0.0.ended.notify_all();
+        self.0.0.notify.notify_waiters();
+    }
+}
 
 /// The threads and the queue in front of them; clones are the same.
 #[derive(Clone)]
@@ -76,6 +136,7 @@ struct Shared {
     kernel: Kernel,
     places: usize,
     patience: Duration,
+    telling: Telling,
 }
 
 struct State {
@@ -184,20 +245,25 @@ impl HashPool {
             kernel: passwords.kernel,
             places: passwords.queue,
             patience: passwords.queue_timeout,
+            telling: Telling::default(),
         });
         let pool = Self(Arc::new(Closing(Arc::clone(&shared))));
         let (teller, groups) = mpsc::channel::<Vec<Tell>>();
         let its = Arc::clone(&shared);
         thread::Builder::new().name("tell-hashes".into()).stack_size(TELLER_STACK).spawn(move || {
             // Until the hashing threads end; what they share is not gone before this one.
-            groups.into_iter().for_each(tell);
-            drop(its);
+            groups.into_iter().for_each(|group| its.telling.during(|| tell(group)));
         })?;
         for n in 0..slots {
             let (shared, teller) = (Arc::clone(&shared), teller.clone());
             thread::Builder::new().name(format!("hash-{n}")).stack_size(1 << 20).spawn(move || shared.work(&teller))?;
         }
         Ok(pool)
+    }
+
+    /// Whether several are being told of their hashes.
+    pub fn telling(&self) -> &Telling {
+        &self.0.0.telling
     }
 
     /// Puts a job of this kind into the queue.
@@ -239,6 +305,7 @@ impl Shared {
     fn work(&self, teller: &mpsc::Sender<Vec<Tell>>) {
         // Not granted everywhere; it is a courtesy.
         let _ = rustix::process::nice(NICENESS);
+        let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
         let mut arena = Arena::new(self.kernel);
         let mut breathed = Instant::now();
         loop {
@@ -258,6 +325,11 @@ impl Shared {
                             state = self.lock();
                         } else if state.is_closed {
                             break None;
+                        } else if arena.is_used() {
+                            // Where others wait, the next hash overwrites what this one left.
+                            drop(state);
+                            arena.wipe();
+                            state = self.lock();
                         } else {
                             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                         }
@@ -343,12 +415,17 @@ fn breathe() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        atomic::{AtomicUsize, Ordering::SeqCst},
-        mpsc::{Receiver, Sender, channel},
+    use std::{
+        pin::pin,
+        sync::{
+            atomic::{AtomicUsize, Ordering::SeqCst},
+            mpsc::{Receiver, Sender, channel},
+        },
+        task::{Context, Waker},
     };
 
     use super::*;
+    use crate::services::passwords::{HashParams, Password};
 
     fn pool(slots: usize, overrides: &[&str]) -> HashPool {
         HashPool::start(&Settings::from_overrides(overrides).unwrap(), slots).unwrap()
@@ -465,6 +542,85 @@ mod tests {
         let done = |nth: usize| course.iter().position(|one| *one == ("done", nth)).unwrap();
         assert_eq!(course.len(), TOGETHER * 6);
         assert!((0..TOGETHER * 3).all(|nth| told(nth) > done(nth)));
+    }
+
+    #[test]
+    fn it_is_known_while_several_are_told_and_not_while_one_is() {
+        // A hash that waits behind so many who are judged one after the other.
+        let known = |judgings: usize| {
+            let pool = pool(1, &["passwords.queue_timeout=10s"]);
+            let held = hold_all(&pool, 1);
+            let (note, noted) = channel();
+            for _ in 0..judgings {
+                let (note, telling) = (note.clone(), pool.telling().clone());
+                let tell = move || note.send(telling.is_under_way()).unwrap();
+                pool.submit(Work::Judging, Box::new(move |_: &mut Arena| -> Option<Tell> { Some(Box::new(tell)) }))
+                    .unwrap();
+            }
+            let (last, answer) = answered();
+            pool.submit(Work::Hash, last).unwrap();
+            drop((note, held));
+            let known: Vec<_> = noted.iter().collect();
+            answer.recv().unwrap();
+            pool.telling().wait();
+            (known.len() == judgings).then_some(known)
+        };
+        assert_eq!(known(1).unwrap(), [false]);
+        // On a busy machine one of them may be told by itself.
+        let grouped = || known(3).unwrap().iter().all(|is_known| *is_known);
+        assert!(std::iter::repeat_with(grouped).take(20).any(|is_so| is_so));
+    }
+
+    #[test]
+    fn whoever_waits_for_others_to_be_told_goes_on_after_a_panic_too() {
+        let telling = Telling::default();
+        telling.wait();
+        let (waiting, ready) = channel();
+        let other = telling.clone();
+        let during = thread::spawn(move || {
+            other.during(|| {
+                ready.recv().unwrap();
+                panic!("on purpose");
+            });
+        });
+        while !telling.is_under_way() {
+            thread::yield_now();
+        }
+        let mut ended = pin!(telling.ended());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(ended.as_mut().poll(&mut context).is_pending());
+        waiting.send(()).unwrap();
+        telling.wait();
+        assert!(during.join().is_err() && !telling.is_under_way());
+        assert!(ended.as_mut().poll(&mut context).is_ready());
+        assert!(pin!(telling.ended()).poll(&mut context).is_ready());
+    }
+
+    #[test]
+    fn a_thread_that_has_nothing_to_do_wipes_what_its_last_hash_left() {
+        let pool = pool(1, &[]);
+        let (note, noted) = channel();
+        let submit = |is_hash: bool| {
+            let note = note.clone();
+            let job = move |arena: &mut Arena| -> Option<Tell> {
+                let was_used = arena.is_used();
+                if is_hash {
+                    let params = HashParams { memory_kib: 64, iterations: 1, parallelism: 1 };
+                    params.hash(&Password::new("violet-Kettle-93"), [1; 16], arena).unwrap();
+                    assert!(arena.is_used());
+                }
+                Some(Box::new(move || note.send(was_used).unwrap()))
+            };
+            pool.submit(Work::Hash, Box::new(job)).unwrap();
+        };
+        submit(true);
+        assert!(!noted.recv().unwrap());
+        // Whoever comes at once may be before it.
+        let is_wiped = || {
+            submit(false);
+            !noted.recv().unwrap()
+        };
+        assert!(std::iter::repeat_with(is_wiped).take(10_000).any(|is_so| is_so));
     }
 
     #[test]

@@ -64,11 +64,11 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
         Some(listener) => {
             let database = Database::new(settings);
             let ports = BlockingPorts {
-                ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
+                ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter), hashing.telling())?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
                 reads: Together::new(READS_SIDE_BY_SIDE),
                 rotations: Together::new(rotation::side_by_side(settings)),
-                bundles: Together::of_writes(settings),
+                bundles: Together::in_file(settings, hashing.telling()),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),

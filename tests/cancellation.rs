@@ -4,7 +4,7 @@
 mod support;
 
 use bifrons::async_engine::{AsyncPorts, Database, EphemeralStore, GoogleKeys, Hasher, SessionCache, Together};
-use bifrons::hashing::HashPool;
+use bifrons::hashing::{HashPool, Telling};
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::model::{
@@ -146,11 +146,12 @@ fn settings(postgres: Option<&Postgres>) -> Settings {
 fn ports(settings: &Settings, connections: usize) -> AsyncPorts {
     let database = Database::new(settings, connections).expect("a pool");
     AsyncPorts {
-        ephemeral: EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+        ephemeral: EphemeralStore::new(settings, &database, Arc::default(), &Telling::default()).expect("a store"),
         sessions: SessionCache::new(Arc::default()),
+        lookups: Together::in_file(settings, &Telling::default()),
         reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(bifrons::store::rotation::side_by_side(settings)),
-        bundles: Together::of_writes(settings),
+        bundles: Together::in_file(settings, &Telling::default()),
         hasher: Hasher::new(parts::hash_params(settings), HashPool::start(settings, 1).expect("a thread")),
         google: Arc::new(GoogleKeys::of(settings).expect("a client")),
         policy: Arc::new(parts::policy(settings)),

@@ -4,7 +4,7 @@
 mod support;
 
 use bifrons::async_engine::{self, AsyncPorts};
-use bifrons::hashing::HashPool;
+use bifrons::hashing::{HashPool, Telling};
 use bifrons::parts;
 use bifrons::services::error::Unavailable;
 use bifrons::services::identifier::Identifier;
@@ -85,11 +85,12 @@ impl Adapter for BlockingPorts {
     fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
         let database = sync_engine::Database::new(settings);
         Self {
-            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default(), &Telling::default())
+                .expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
             reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
-            bundles: sync_engine::Together::of_writes(settings),
+            bundles: sync_engine::Together::in_file(settings, &Telling::default()),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
@@ -125,11 +126,13 @@ impl Adapter for AsyncPorts {
         let pool = usize::from(settings.database.pool);
         let database = async_engine::Database::new(settings, pool).expect("a pool");
         Self {
-            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default(), &Telling::default())
+                .expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
+            lookups: async_engine::Together::in_file(settings, &Telling::default()),
             reads: async_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
-            bundles: async_engine::Together::of_writes(settings),
+            bundles: async_engine::Together::in_file(settings, &Telling::default()),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),

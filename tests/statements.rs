@@ -13,7 +13,7 @@ mod support;
 use bifrons::api::call::Parts;
 use bifrons::api::{Call, Edge, Handled, Matched, Operation, Reply, Version};
 use bifrons::async_engine::{self, AsyncPorts};
-use bifrons::hashing::HashPool;
+use bifrons::hashing::{HashPool, Telling};
 use bifrons::parts;
 use bifrons::services::create_user::{CreateUser, Credential, create_user};
 use bifrons::services::deliver::{Posted, SendError, Sender, deliver_next};
@@ -223,11 +223,12 @@ impl Engine for BlockingPorts {
     fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
         let database = sync_engine::Database::new(settings);
         Self {
-            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default(), &Telling::default())
+                .expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
             reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
-            bundles: sync_engine::Together::of_writes(settings),
+            bundles: sync_engine::Together::in_file(settings, &Telling::default()),
             hasher: sync_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(sync_engine::GoogleKeys::of(settings)),
             policy: Arc::new(parts::policy(settings)),
@@ -254,11 +255,13 @@ impl Engine for AsyncPorts {
     fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
         let database = async_engine::Database::new(settings, settings.database.pool.into()).expect("a pool");
         Self {
-            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
+            ephemeral: async_engine::EphemeralStore::new(settings, &database, Arc::default(), &Telling::default())
+                .expect("a store"),
             sessions: async_engine::SessionCache::new(Arc::default()),
+            lookups: async_engine::Together::in_file(settings, &Telling::default()),
             reads: async_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: async_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
-            bundles: async_engine::Together::of_writes(settings),
+            bundles: async_engine::Together::in_file(settings, &Telling::default()),
             hasher: async_engine::Hasher::new(parts::hash_params(settings), hash_pool(settings)),
             google: Arc::new(async_engine::GoogleKeys::of(settings).expect("a client")),
             policy: Arc::new(parts::policy(settings)),
@@ -440,7 +443,7 @@ impl<P: Engine> World<P> {
     /// From now on something may be sent again to whom it was sent a moment ago.
     fn a_while_later(&self) {
         let mut conn = self.redis.get_connection().expect("a connection");
-        let keys: Vec<String> = redis::cmd("KEYS").arg("sent:*").query(&mut conn).expect("keys");
+        let keys: Vec<String> = redis::cmd("KEYS").arg("of:*:sent:*").query(&mut conn).expect("keys");
         assert!(!keys.is_empty(), "nothing was sent");
         redis::cmd("DEL").arg(keys).exec(&mut conn).expect("an answer");
     }

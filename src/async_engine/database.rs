@@ -162,6 +162,28 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
     }
 }
 
+impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
+    /// Reads for each of `all`, in one trip to the connection's thread and from one state of the file.
+    ///
+    /// # Errors
+    /// The database is away, or did not answer in time.
+    pub async fn in_one_reading<Q: Send + Sync + 'static, A: Send + 'static>(
+        &mut self,
+        all: &[Arc<Q>],
+        read: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
+    ) -> Result<Vec<A>, Unavailable> {
+        let (all, limit) = (all.to_vec(), self.begin_statement());
+        let work = move |conn: &mut SqliteConnection| match &*all {
+            // A statement by itself sees one state in any case.
+            [one] => read(one, conn).map(|answer| vec![answer]),
+            _ => diesel::Connection::transaction(conn, |conn| all.iter().map(|one| read(one, conn)).collect()),
+        };
+        let conn = &mut **self;
+        let answers = timeout(limit, conn.spawn_blocking(work)).await;
+        self.end_statement(answers)
+    }
+}
+
 fn config<C, F>(setup: impl Fn(String) -> F + Send + Sync + 'static) -> ManagerConfig<C>
 where
     C: diesel_async::AsyncConnection + 'static,

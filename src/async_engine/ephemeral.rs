@@ -15,6 +15,7 @@ use super::{
     together::Together,
 };
 use crate::{
+    hashing::Telling,
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
@@ -23,9 +24,9 @@ use crate::{
     settings::{Settings, StoreUrl},
     store::{
         claim::ClaimedAt,
+        living::Living,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
-        rows::{EntryRow, entries_of},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -42,8 +43,42 @@ pub struct EphemeralStore {
 
 #[derive(Clone)]
 enum Place {
-    Table(Database, Together<Arc<ClaimedAt>, Result<bool, Unavailable>>),
+    Table(Table),
     Redis { line: Arc<Line>, breaker: Arc<Breaker>, limit: Duration, asking: Together<Vec<Rule>, Decision> },
+}
+
+/// The table, and those of a worker who ask for it at once.
+#[derive(Clone)]
+struct Table {
+    database: Database,
+    claims: Together<Arc<ClaimedAt>, Result<bool, Unavailable>>,
+    reads: Together<Arc<Living>, Vec<Option<Entry>>>,
+}
+
+impl Table {
+    // Those who ask for entries of a file at once do it in one trip to its thread, and go on together.
+    async fn find(&self, keys: &[&str]) -> Result<Vec<Option<Entry>>, Unavailable> {
+        let database = self.database.clone();
+        let find_all = async move |all: &[Arc<Living>]| match &mut database.check_out().await? {
+            Connection::Sqlite(lease) => lease.in_one_reading(all, |living, conn| living.in_sqlite(conn)).await,
+            Connection::Postgres(lease) => {
+                let mut found = Vec::with_capacity(all.len());
+                for living in all {
+                    let limit = lease.begin_statement();
+                    let of_them = entries::key.eq_any(&living.keys);
+                    let statement = entries::table
+                        .filter(of_them.and(entries::expires_at.gt(DbMoment(living.now))))
+                        .select((entries::key, entries::value, entries::expires_at));
+                    let statement = Prepared(statement);
+                    let rows = timeout(limit, statement.load(&mut **lease)).await;
+                    found.push(living.found(&lease.end_statement(rows)?));
+                }
+                Ok(found)
+            }
+        };
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        self.reads.ask(Arc::new(Living { keys, now: system::now() }), find_all).await
+    }
 }
 
 /// The connection that all requests of a worker share: what they ask at once goes out together, and no request waits
@@ -93,13 +128,21 @@ impl Line {
 }
 
 impl EphemeralStore {
-    /// As `store.url` says; the table is in `database`.
+    /// As `store.url` says; the table is in `database`. Those who are told of their hashes by `telling` claim together.
     ///
     /// # Errors
     /// The URL cannot be used.
-    pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, Unavailable> {
+    pub fn new(
+        settings: &Settings,
+        database: &Database,
+        limiter: Arc<LocalLimiter>,
+        telling: &Telling,
+    ) -> Result<Self, Unavailable> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone(), Together::of_writes(settings)),
+            StoreUrl::Embedded => {
+                let (claims, reads) = (Together::in_file(settings, telling), Together::in_file(settings, telling));
+                Place::Table(Table { database: database.clone(), claims, reads })
+            }
             StoreUrl::Redis(url) => {
                 let patience = Some(settings.store.timeout);
                 let config =
@@ -113,20 +156,14 @@ impl EphemeralStore {
     }
 }
 
-/// Runs `$table` with a database connection, or `$redis` with a Redis connection.
+/// Runs `$table` with a database connection that writes, or `$redis` with a Redis connection.
 macro_rules! at {
-    (reading $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
-        at!(@ check_out, $store, $tries, $conn => $table, $server => $redis)
-    };
     // In turn with units of work: SQLite itself would have writers try again and again, some of them for seconds.
     ($store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
-        at!(@ check_out_to_write, $store, $tries, $conn => $table, $server => $redis)
-    };
-    (@ $check_out:ident, $store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         match &$store.place {
-            Place::Table(database, _) => {
+            Place::Table(Table { database, .. }) => {
                 // Bound first: a temporary would take its room twice while the statement is waited for.
-                let mut connection = database.$check_out().await?;
+                let mut connection = database.check_out_to_write().await?;
                 match &mut connection {
                     Connection::Sqlite(lease) => {
                         let limit = lease.begin_statement();
@@ -231,21 +268,18 @@ impl Ephemeral for EphemeralStore {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Unavailable> {
-        let now = system::now();
-        at!(reading self, Tries::Two,
-            conn => entries::table
-                .filter(entries::key.eq(key).and(entries::expires_at.gt(DbMoment(now))))
-                .select((entries::value, entries::expires_at))
-                .first::<(Vec<u8>, DbMoment)>(conn)
-                .await
-                .optional()
-                .map(|found| found.map(|(value, until)| Entry { value, expires_in: (until.0 - now).unsigned_abs() })),
-            server => commands::get(key).invoke_async(server).await.map(commands::entry))
+        match &self.place {
+            Place::Table(table) => Ok(table.find(&[key]).await?.pop().flatten()),
+            Place::Redis { line, breaker, limit, .. } => {
+                let asked = async |server: &mut MultiplexedConnection| commands::get(key).invoke_async(server).await;
+                on_redis(line, breaker, *limit, Tries::Two, asked).await.map(commands::entry)
+            }
+        }
     }
 
     async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable> {
         match &self.place {
-            Place::Table(database, claims) => {
+            Place::Table(Table { database, claims, .. }) => {
                 let database = database.clone();
                 let ask_all = async move |all: &[Arc<ClaimedAt>]| match &mut database.check_out_to_write().await? {
                     Connection::Sqlite(lease) => {
@@ -274,15 +308,15 @@ impl Ephemeral for EphemeralStore {
     }
 
     async fn get_all<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<Entry>; N], Unavailable> {
-        let now = system::now();
-        at!(reading self, Tries::Two,
-            conn => Prepared(entries::table
-                .filter(entries::key.eq_any(keys).and(entries::expires_at.gt(DbMoment(now))))
-                .select((entries::key, entries::value, entries::expires_at)))
-                .load::<EntryRow>(conn)
-                .await
-                .map(|rows| entries_of(keys, &rows, now)),
-            server => commands::get_all(&keys).invoke_async(server).await.and_then(commands::entries))
+        match &self.place {
+            Place::Table(table) => table.find(&keys).await?.try_into().map_err(|_fewer| Unavailable::unanswered()),
+            Place::Redis { line, breaker, limit, .. } => {
+                let asked = async |server: &mut MultiplexedConnection| {
+                    commands::get_all(&keys).invoke_async(server).await.and_then(commands::entries)
+                };
+                on_redis(line, breaker, *limit, Tries::Two, asked).await
+            }
+        }
     }
 
     async fn remove_if_equal(&self, key: &str, value: &[u8]) -> Result<bool, Unavailable> {

@@ -13,15 +13,16 @@ use crate::{
     places::Places,
     services::{
         error::{Overloaded, Unavailable},
+        identifier::Identifier,
         imported_hashes::{Cost, Profile},
         keys::Keys,
-        model::{Place, SessionId, UserId},
+        model::{Place, SessionId, User, UserId},
         passwords::{HashAs, Password, Verified, Weakness},
         policy::Policy,
-        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
+        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, Users as _, concluded},
         session_cache::{Changes, Known},
     },
-    store::bundle::Rows,
+    store::{bundle::Rows, rows::UserRow, sought::Sought},
     system,
 };
 
@@ -34,6 +35,8 @@ pub struct AsyncPorts {
     pub ephemeral: EphemeralStore,
     /// What is remembered of sessions.
     pub sessions: SessionCache,
+    /// Users who are looked for together.
+    pub lookups: Together<Arc<Sought>, Option<UserRow>>,
     /// Sessions that are read together.
     pub reads: Together<SessionId, FoundSession>,
     /// Sessions that move on together.
@@ -102,6 +105,17 @@ impl Ports for AsyncPorts {
 
     async fn store(&self) -> Result<Store, Unavailable> {
         Ok(self.lend(self.database.check_out().await?))
+    }
+
+    async fn user_of(&self, identifier: &Identifier) -> Result<Option<User>, Unavailable> {
+        // A server is asked by each on a connection of their own.
+        if let Database::Postgres(..) = self.database {
+            return self.store().await?.user_by_identifier(identifier).await;
+        }
+        let ports = self.clone();
+        let find_all = async move |all: &[Arc<Sought>]| ports.store().await?.sought_rows(all).await;
+        let found = self.lookups.ask(Arc::new(Sought::of(identifier, &self.keys)), find_all).await?;
+        found.map(|row| row.open(&self.keys)).transpose()
     }
 
     async fn store_to_write(&self) -> Result<Store, Unavailable> {

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     api::{Edge, Handled, Matched, Operation, Reply, framing, log},
-    hashing::HashPool,
+    hashing::{HashPool, Telling},
     parts,
     places::Places,
     services::{
@@ -135,6 +135,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
         0 => available_parallelism().map_or(1, NonZero::get),
         workers => workers,
     };
+    let telling = hashing.telling().clone();
     let hasher = Hasher::new(parts::hash_params(&settings), hashing);
     let wake = Arc::new(Wake::default());
     let sessions = SessionCache::new(versions);
@@ -152,14 +153,15 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
             Some(database) => database.clone(),
             None => Database::new(settings, size(settings.database.pool))?,
         };
-        let ephemeral = EphemeralStore::new(settings, &database, Arc::clone(&limiter))?;
+        let ephemeral = EphemeralStore::new(settings, &database, Arc::clone(&limiter), &telling)?;
         Ok(AsyncPorts {
             database,
             ephemeral,
             sessions: sessions.clone(),
+            lookups: Together::in_file(settings, &Telling::default()),
             reads: Together::new(READS_SIDE_BY_SIDE),
             rotations: Together::new(rotation::side_by_side(settings)),
-            bundles: Together::of_writes(settings),
+            bundles: Together::in_file(settings, &telling),
             hasher: hasher.clone(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),

@@ -42,6 +42,7 @@ use crate::{
             audit_events, ephemeral_entries, identities, imported_hashes, outbox, recovery_codes, sessions,
             totp_factors, users,
         },
+        sought::Sought,
         sql,
         types::{DbId, DbMoment, Id, Moment, same},
     },
@@ -85,19 +86,7 @@ macro_rules! on {
 
 impl Users for Store {
     async fn user_by_identifier(&mut self, identifier: &Identifier) -> Answer<Option<User>> {
-        let index = self.keys.blind_index(identifier).to_vec();
-        let found = match identifier {
-            Identifier::Email(_) => on!(self, conn => users::table
-                .filter(users::email_index.eq(index).and(users::deleted_at.is_null()))
-                .select(UserRow::as_select())
-                .first(conn).await
-                .optional()),
-            Identifier::Phone(_) => on!(self, conn => users::table
-                .filter(users::phone_index.eq(index).and(users::deleted_at.is_null()))
-                .select(UserRow::as_select())
-                .first(conn).await
-                .optional()),
-        };
+        let found = self.sought_row(&Sought::of(identifier, &self.keys)).await;
         found.and_then(|row| row.map(|row| row.open(&self.keys)).transpose())
     }
 
@@ -272,6 +261,36 @@ impl Store {
                 }
                 Ok(written)
             }
+        }
+    }
+
+    /// [`Users::user_by_identifier`] for many, in their order and sealed as they are.
+    ///
+    /// # Errors
+    /// The database is away, or did not answer in time.
+    pub async fn sought_rows(&mut self, all: &[Arc<Sought>]) -> Answer<Vec<Option<UserRow>>> {
+        if let Connection::Sqlite(lease) = &mut self.connection {
+            return lease.in_one_reading(all, |sought, conn| sought.in_sqlite(conn)).await;
+        }
+        let mut rows = Vec::with_capacity(all.len());
+        for sought in all {
+            rows.push(self.sought_row(sought).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn sought_row(&mut self, sought: &Sought) -> Answer<Option<UserRow>> {
+        match sought {
+            Sought::Email(index) => on!(self, conn => users::table
+                .filter(users::email_index.eq(index).and(users::deleted_at.is_null()))
+                .select(UserRow::as_select())
+                .first(conn).await
+                .optional()),
+            Sought::Phone(index) => on!(self, conn => users::table
+                .filter(users::phone_index.eq(index).and(users::deleted_at.is_null()))
+                .select(UserRow::as_select())
+                .first(conn).await
+                .optional()),
         }
     }
 

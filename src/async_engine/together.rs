@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot::{Sender, channel};
 
 use crate::{
+    hashing::Telling,
     services::{error::Unavailable, ports::MOST_TOGETHER},
     settings::Settings,
     store::one_commit,
@@ -16,11 +17,12 @@ pub struct Together<Q, A> {
     state: Arc<Mutex<State<Q, A>>>,
     side_by_side: usize,
     most: usize,
+    telling: Telling,
 }
 
 impl<Q, A> Clone for Together<Q, A> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), ..*self }
+        Self { state: Arc::clone(&self.state), telling: self.telling.clone(), ..*self }
     }
 }
 
@@ -35,13 +37,15 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
     /// So many questions side by side.
     pub fn new(side_by_side: usize) -> Self {
         let state = State { waiting: Vec::new(), tasks: 0 };
-        Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1), most: MOST_TOGETHER }
+        let (state, telling) = (Arc::new(Mutex::new(state)), Telling::default());
+        Self { state, side_by_side: side_by_side.max(1), most: MOST_TOGETHER, telling }
     }
 
-    /// For what is written: in one commit where that is worthwhile, or else each by itself.
-    pub fn of_writes(settings: &Settings) -> Self {
+    /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told of
+    /// their hashes come together.
+    pub fn in_file(settings: &Settings, telling: &Telling) -> Self {
         match one_commit::is_worthwhile(settings) {
-            true => Self::new(1),
+            true => Self { telling: telling.clone(), ..Self::new(1) },
             false => Self { most: 1, ..Self::new(usize::MAX) },
         }
     }
@@ -60,8 +64,6 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
         if self.wait(question, tell) {
             let mut task = Task { together: self.clone(), is_done: false };
             actix_web::rt::spawn(async move {
-                // Those whose turn it is already come first: what woke one often woke others.
-                tokio::task::yield_now().await;
                 task.ask_for_all(ask_all).await;
             });
         }
@@ -114,7 +116,10 @@ struct Task<Q, A> {
 
 impl<Q: 'static, A: 'static> Task<Q, A> {
     async fn ask_for_all(&mut self, ask_all: impl AsyncFn(&[Q]) -> Result<Vec<A>, Unavailable>) {
+        // Those whose turn it is already come first: what woke one often woke others.
+        tokio::task::yield_now().await;
         loop {
+            self.together.telling.ended().await;
             let (questions, tell) = self.together.take();
             if tell.is_empty() {
                 self.is_done = true;
@@ -196,6 +201,46 @@ mod tests {
             assert!(sizes.len() <= 5 && sizes.iter().all(|size| *size <= MOST_TOGETHER), "{sizes:?}");
             let state = together.lock();
             assert_eq!((state.tasks, state.waiting.len()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn those_who_are_being_told_of_their_hashes_ask_together() {
+        System::new().block_on(async {
+            let telling = Telling::default();
+            let (together, sizes) =
+                (Doubling { telling: telling.clone(), ..Doubling::new(1) }, Rc::new(RefCell::new(Vec::new())));
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let (begin, begun) = channel();
+            let told = std::thread::spawn(move || {
+                telling.during(|| {
+                    begin.send(()).unwrap();
+                    ended.recv().unwrap();
+                });
+            });
+            begun.await.unwrap();
+            let mut asking = Vec::new();
+            for nth in 0..16 {
+                let (together, sizes) = (together.clone(), Rc::clone(&sizes));
+                asking.push(actix_web::rt::spawn(async move {
+                    let ask_all = async move |all: &[usize]| {
+                        sizes.borrow_mut().push(all.len());
+                        double(all)
+                    };
+                    together.ask(nth, ask_all).await
+                }));
+                // The next one comes when whoever asks could have asked long ago.
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            assert_eq!((together.lock().waiting.len(), sizes.borrow().len()), (16, 0));
+            end.send(()).unwrap();
+            for (nth, one) in asking.into_iter().enumerate() {
+                assert_eq!(one.await.unwrap().unwrap(), nth * 2);
+            }
+            assert_eq!(*sizes.borrow(), [16]);
+            told.join().unwrap();
         });
     }
 

@@ -257,7 +257,7 @@ async fn prove_by_link<P: Ports>(ports: &P, uidb64: &str, token: &str) -> Result
 }
 
 async fn prove_by_code<P: Ports>(ports: &P, identifier: &Identifier, otp: &str) -> Result<Proven, Unavailable> {
-    let user = ports.store().await?.user_by_identifier(identifier).await?.filter(may_reset);
+    let user = ports.user_of(identifier).await?.filter(may_reset);
     // For nobody the same calls are made, with an id that has no code.
     let nobody = User::new(ports.keys().stand_in(&identifier.comparable()), String::new(), ports.now());
     let asked = user.as_ref().unwrap_or(&nobody);

@@ -96,7 +96,7 @@ pub async fn login<P: Ports>(ports: &P, caller: &Caller, request: Login) -> Resu
         .map_err(|error| LoginError::Invalid(field_error("email_or_phone", error.to_string())))?;
     let password = request.password.unwrap_or_else(|| Password::new(""));
 
-    let user = ports.store().await?.user_by_identifier(&identifier).await?;
+    let user = ports.user_of(&identifier).await?;
     // A registration that has waited too long is over, whether its row is deleted yet or not.
     let is_over = |user: &User| !user.is_verified && user.updated_at + REGISTRATION_TTL <= ports.now();
     let user = user.filter(|user| !is_over(user));
@@ -195,7 +195,7 @@ async fn sign_in_again<P: Ports>(
     password: Password,
     caller: &Caller,
 ) -> Result<Result<Opened, OpenError>, LoginError> {
-    let user = ports.store().await?.user_by_identifier(identifier).await?;
+    let user = ports.user_of(identifier).await?;
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
     let verified = ports.verify_password(password, hash, None).await?;
     match (user, verified) {

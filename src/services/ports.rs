@@ -65,6 +65,11 @@ pub trait Ports {
     /// A connection on which every statement stands for itself.
     async fn store(&self) -> Result<Self::Store, Unavailable>;
 
+    /// [`Users::user_by_identifier`]; those who look for somebody at the same time may do so together.
+    async fn user_of(&self, identifier: &Identifier) -> Result<Option<User>, Unavailable> {
+        self.store().await?.user_by_identifier(identifier).await
+    }
+
     /// A connection on which a statement that writes stands for itself, in turn with other writers.
     async fn store_to_write(&self) -> Result<Self::Store, Unavailable> {
         self.store().await

@@ -22,7 +22,7 @@ use super::{
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
     passwords::{self, HashAs, Password},
-    ports::{Bundle, First, Ports, Users as _},
+    ports::{Bundle, First, Ports},
     problem::Problem,
     registration::{self, Pending},
 };
@@ -113,7 +113,7 @@ impl From<RegisterError> for Problem {
 pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -> Result<Registered, RegisterError> {
     let reveal = ports.policy().reveal_existing;
     let wanted = request.read(ports).await?;
-    let mut known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
+    let mut known = ports.user_of(&wanted.identifier).await?;
     let mut is_hidden = false;
     // Whoever loses a race for the identifier finds the winner's account on the second turn.
     for _ in 0..3 {
@@ -123,7 +123,7 @@ pub async fn register<P: Ports>(ports: &P, caller: &Caller, request: Register) -
         match attempt(ports, caller, &wanted, known.as_ref(), is_hidden).await {
             Ok(registered) => return Ok(registered),
             Err(Undone::Taken) => {
-                known = ports.store().await?.user_by_identifier(&wanted.identifier).await?;
+                known = ports.user_of(&wanted.identifier).await?;
                 // Taken by somebody whom no look-up shows: a deleted user.
                 is_hidden = known.is_none();
             }

@@ -12,7 +12,7 @@ use super::{
     identifier::one_of,
     model::{Caller, User},
     outbox,
-    ports::{Bundle, First, Ports, Users as _},
+    ports::{Bundle, First, Ports},
     problem::Problem,
     register::stored_spelling,
     reset_flow,
@@ -71,7 +71,7 @@ pub async fn request_reset<P: Ports>(
     let region = &ports.policy().default_region;
     let asked =
         one_of(request.email_or_phone, request.email, request.phone, region).map_err(RequestResetError::Invalid)?;
-    let user = ports.store().await?.user_by_identifier(&asked).await?;
+    let user = ports.user_of(&asked).await?;
     let to = user.as_ref().and_then(|user| stored_spelling(user, &asked)).unwrap_or(asked);
     let who = user.as_ref().map_or(SendTo::Identifier(&to), |user| SendTo::Account(user.id));
     let entitled = user.as_ref().filter(|user| may_reset(user));

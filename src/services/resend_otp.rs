@@ -11,7 +11,7 @@ use super::{
     fields::{Text, nullable},
     model::Caller,
     outbox,
-    ports::{Bundle, First, Ports, Users as _},
+    ports::{Bundle, First, Ports},
     problem::Problem,
     register::{code_letter, stored_spelling, waits_for_code},
     verify_otp::{Target, VerifyOtpError, target},
@@ -65,7 +65,7 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
         // Forged or out of date: nobody to send to, and nothing to tell.
         Target::Challenge(_, None) => return Ok(()),
     };
-    let user = ports.store().await?.user_by_identifier(&asked).await?;
+    let user = ports.user_of(&asked).await?;
     let to = user.as_ref().and_then(|user| stored_spelling(user, &asked)).unwrap_or(asked);
     let who = user.as_ref().map_or(SendTo::Identifier(&to), |user| SendTo::Account(user.id));
     let event = audit::event(ports, "resend_otp", caller).with_identifier(ports, &to);

@@ -139,7 +139,7 @@ pub async fn verify_otp<P: Ports>(ports: &P, caller: &Caller, request: VerifyOtp
         }
         Target::Identifier(identifier) => {
             let stand_in = ports.keys().stand_in(&identifier.comparable());
-            (ports.store().await?.user_by_identifier(&identifier).await?, None, stand_in, Some(identifier))
+            (ports.user_of(&identifier).await?, None, stand_in, Some(identifier))
         }
     };
     // It signs in, so it obeys the lock, for identifiers with and without an account (ABUSE 19).

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod claim;
+pub mod living;
 pub mod migrations;
 pub mod one_commit;
 pub mod postgres_tls;
@@ -10,6 +11,7 @@ pub mod redis;
 pub mod rotation;
 pub mod rows;
 pub mod schema;
+pub mod sought;
 pub mod sql;
 pub mod types;
 

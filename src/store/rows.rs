@@ -497,11 +497,10 @@ impl SettlementRow {
 /// Key, value and end of a row of table `ephemeral_entries`.
 pub type EntryRow = (String, Vec<u8>, DbMoment);
 
-/// The entries of these keys, from the rows that were found.
-pub fn entries_of<const N: usize>(keys: [&str; N], rows: &[EntryRow], now: OffsetDateTime) -> [Option<Entry>; N] {
-    let entry =
-        |(_, value, until): &EntryRow| Entry { value: value.clone(), expires_in: (until.0 - now).unsigned_abs() };
-    keys.map(|key| rows.iter().find(|row| row.0 == key).map(entry))
+/// The entry of this key, from the rows that were found.
+pub fn entry_of(key: &str, rows: &[EntryRow], now: OffsetDateTime) -> Option<Entry> {
+    let (_, value, until) = rows.iter().find(|row| row.0 == key)?;
+    Some(Entry { value: value.clone(), expires_in: (until.0 - now).unsigned_abs() })
 }
 
 /// Table `audit_events`.

@@ -15,6 +15,7 @@ use super::{
     together::Together,
 };
 use crate::{
+    hashing::Telling,
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
@@ -25,7 +26,7 @@ use crate::{
         claim::ClaimedAt,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
-        rows::{EntryRow, entries_of},
+        rows::{EntryRow, entry_of},
         schema::ephemeral_entries as entries,
         sql::{self, Count},
         types::{DbMoment, Moment},
@@ -83,13 +84,18 @@ enum Place {
 }
 
 impl EphemeralStore {
-    /// As `store.url` says; the table is in `database`.
+    /// As `store.url` says; the table is in `database`. Those who are told of their hashes by `telling` claim together.
     ///
     /// # Errors
     /// The URL cannot be used.
-    pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, RedisError> {
+    pub fn new(
+        settings: &Settings,
+        database: &Database,
+        limiter: Arc<LocalLimiter>,
+        telling: &Telling,
+    ) -> Result<Self, RedisError> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone(), Together::of_writes(settings)),
+            StoreUrl::Embedded => Place::Table(database.clone(), Together::in_file(settings, telling)),
             StoreUrl::Redis(url) => {
                 let timeout = settings.store.timeout;
                 let manager = Manager { client: Client::open(url.expose())?, timeout };
@@ -229,7 +235,7 @@ impl Ephemeral for EphemeralStore {
                 .filter(entries::key.eq_any(keys).and(entries::expires_at.gt(DbMoment(now))))
                 .select((entries::key, entries::value, entries::expires_at)))
                 .load::<EntryRow>(conn)
-                .map(|rows| entries_of(keys, &rows, now)),
+                .map(|rows| keys.map(|key| entry_of(key, &rows, now))),
             server => commands::get_all(&keys).invoke(server).and_then(commands::entries))
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    hashing::Telling,
     services::{error::Unavailable, ports::MOST_TOGETHER},
     settings::Settings,
     store::one_commit,
@@ -17,11 +18,12 @@ use crate::{
 pub struct Together<Q, A> {
     state: Arc<Mutex<State<Q, A>>>,
     side_by_side: usize,
+    telling: Telling,
 }
 
 impl<Q, A> Clone for Together<Q, A> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), side_by_side: self.side_by_side }
+        Self { state: Arc::clone(&self.state), telling: self.telling.clone(), ..*self }
     }
 }
 
@@ -73,12 +75,17 @@ impl<Q, A> Together<Q, A> {
     /// So many questions side by side.
     pub fn new(side_by_side: usize) -> Self {
         let state = State { groups: VecDeque::new(), leaders: 0 };
-        Self { state: Arc::new(Mutex::new(state)), side_by_side: side_by_side.max(1) }
+        let (state, telling) = (Arc::new(Mutex::new(state)), Telling::default());
+        Self { state, side_by_side: side_by_side.max(1), telling }
     }
 
-    /// For what is written: in one commit where that is worthwhile, or else each by itself.
-    pub fn of_writes(settings: &Settings) -> Self {
-        Self::new(if one_commit::is_worthwhile(settings) { 1 } else { usize::MAX })
+    /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told of
+    /// their hashes come together.
+    pub fn in_file(settings: &Settings, telling: &Telling) -> Self {
+        match one_commit::is_worthwhile(settings) {
+            true => Self { telling: telling.clone(), ..Self::new(1) },
+            false => Self::new(usize::MAX),
+        }
     }
 
     /// Asks by `ask_all`, which answers many in their order, on this thread or on that of another who waits.
@@ -94,6 +101,7 @@ impl<Q, A> Together<Q, A> {
             }
             Place::First(shared) => {
                 shared.lead.wait();
+                self.telling.wait();
                 // No longer there when it was told that what all ask for is away.
                 if let Some(questions) = self.take_out(&shared) {
                     Leading(self, &shared).ask(&questions, &ask_all);
@@ -109,7 +117,14 @@ impl<Q, A> Together<Q, A> {
         let mut state = lock(&self.state);
         if state.leaders < self.side_by_side {
             state.leaders += 1;
-            return Place::Alone(question);
+            if !self.telling.is_under_way() {
+                return Place::Alone(question);
+            }
+            let group = Group { questions: vec![question], shared: Shared::new(), leads: true };
+            let shared = Arc::clone(&group.shared);
+            let _ = shared.lead.set(());
+            state.groups.push_back(group);
+            return Place::First(shared);
         }
         match state.groups.back_mut().filter(|group| group.questions.len() < MOST_TOGETHER) {
             Some(group) => {
@@ -242,6 +257,29 @@ mod tests {
         assert_eq!(answers, (0..151).map(|nth| nth * 2).collect::<Vec<_>>());
         let others = 151 - first.load(Ordering::SeqCst);
         assert_eq!(questions.load(Ordering::SeqCst), 1 + others.div_ceil(MOST_TOGETHER));
+        assert_at_rest(&together);
+    }
+
+    #[test]
+    fn those_who_are_being_told_of_their_hashes_ask_together() {
+        let telling = Telling::default();
+        let together = Doubling { telling: telling.clone(), ..Doubling::new(1) };
+        let sizes = Mutex::new(Vec::new());
+        let ask_all = |all: &[usize]| {
+            lock(&sizes).push(all.len());
+            double(all)
+        };
+        thread::scope(|scope| {
+            let (together, ask_all) = (&together, &ask_all);
+            telling.during(|| {
+                for nth in 0..16 {
+                    scope.spawn(move || assert_eq!(together.ask(nth, ask_all).unwrap(), nth * 2));
+                }
+                wait_for(together, 16);
+                assert!(lock(&sizes).is_empty());
+            });
+        });
+        assert_eq!(*lock(&sizes), [16]);
         assert_at_rest(&together);
     }
 
