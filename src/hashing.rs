@@ -63,6 +63,10 @@ const BREATH: Duration = Duration::from_nanos(1);
 const SLACK: NonZeroU64 = NonZeroU64::MIN;
 const BREATHLESS: Duration = Duration::from_millis(2);
 
+// What a hash left is overwritten by the next one, or wiped when nobody waits; after so long in any case, while there are
+// only passwords to judge.
+const MOST_REMAINING: Duration = Duration::from_secs(1);
+
 // Several are told by a thread that is not niced: whoever is told comes before a hashing thread, and would keep it from
 // telling the next one until they have written what they have to, each in a commit of their own.
 const TELLER_STACK: usize = 128 << 10;
@@ -307,7 +311,7 @@ impl Shared {
         let _ = rustix::process::nice(NICENESS);
         let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
         let mut arena = Arena::new(self.kernel);
-        let mut breathed = Instant::now();
+        let (mut breathed, mut hashed) = (Instant::now(), Instant::now());
         loop {
             let mut state = self.lock();
             state.idle += 1;
@@ -326,7 +330,7 @@ impl Shared {
                         } else if state.is_closed {
                             break None;
                         } else if arena.is_used() {
-                            // Where others wait, the next hash overwrites what this one left.
+                            // Where others wait, their hashes overwrite what this one left.
                             drop(state);
                             arena.wipe();
                             state = self.lock();
@@ -344,6 +348,11 @@ impl Shared {
             let Some(Waiting { work, job, .. }) = next else { return };
             hand_over(due, teller);
             let began = Instant::now();
+            match work {
+                Work::Hash => hashed = began,
+                Work::Judging if began.saturating_duration_since(hashed) >= MOST_REMAINING => arena.wipe(),
+                Work::Judging => (),
+            }
             // A panic is told by the hook; it must not cost a thread.
             let done = catch_unwind(AssertUnwindSafe(|| job(&mut arena)));
             if done.is_err() {
@@ -596,31 +605,53 @@ mod tests {
         assert!(pin!(telling.ended()).poll(&mut context).is_ready());
     }
 
+    // A job that makes a hash, or does not, and tells whether anything was left by the one before it.
+    fn looking(is_hash: bool) -> (Job, Receiver<bool>) {
+        let (note, noted) = channel();
+        let job = move |arena: &mut Arena| -> Option<Tell> {
+            let was_used = arena.is_used();
+            if is_hash {
+                let params = HashParams { memory_kib: 64, iterations: 1, parallelism: 1 };
+                params.hash(&Password::new("violet-Kettle-93"), [1; 16], arena)?;
+            }
+            Some(Box::new(move || note.send(was_used).unwrap_or_default()))
+        };
+        (Box::new(job), noted)
+    }
+
     #[test]
     fn a_thread_that_has_nothing_to_do_wipes_what_its_last_hash_left() {
-        let pool = pool(1, &[]);
-        let (note, noted) = channel();
-        let submit = |is_hash: bool| {
-            let note = note.clone();
-            let job = move |arena: &mut Arena| -> Option<Tell> {
-                let was_used = arena.is_used();
-                if is_hash {
-                    let params = HashParams { memory_kib: 64, iterations: 1, parallelism: 1 };
-                    params.hash(&Password::new("violet-Kettle-93"), [1; 16], arena).unwrap();
-                    assert!(arena.is_used());
-                }
-                Some(Box::new(move || note.send(was_used).unwrap()))
-            };
-            pool.submit(Work::Hash, Box::new(job)).unwrap();
+        let pool = pool(1, &["passwords.queue_timeout=10s"]);
+        let was_used = |is_hash| {
+            let (job, noted) = looking(is_hash);
+            pool.submit(Work::Hash, job).unwrap();
+            noted.recv_timeout(Duration::from_secs(10)).unwrap()
         };
-        submit(true);
-        assert!(!noted.recv().unwrap());
+        assert!(!was_used(true));
         // Whoever comes at once may be before it.
-        let is_wiped = || {
-            submit(false);
-            !noted.recv().unwrap()
-        };
-        assert!(std::iter::repeat_with(is_wiped).take(10_000).any(|is_so| is_so));
+        assert!(std::iter::repeat_with(|| was_used(false)).take(10_000).any(|was_used| !was_used));
+    }
+
+    #[test]
+    fn what_a_hash_left_is_wiped_although_there_are_passwords_to_judge_all_the_time() {
+        let pool = pool(1, &["passwords.queue_timeout=10s"]);
+        let all_held = hold_all(&pool, 1);
+        let ((hash, hashed), (judging, judged)) = (looking(true), looking(false));
+        let (last, looked) = looking(false);
+        pool.submit(Work::Hash, hash).unwrap();
+        pool.submit(Work::Judging, judging).unwrap();
+        let (long, go, begun) = held();
+        pool.submit(Work::Judging, long).unwrap();
+        pool.submit(Work::Judging, last).unwrap();
+        drop(all_held);
+        begun.recv().unwrap();
+        assert!(!hashed.recv().unwrap());
+        let (_never, nothing) = channel::<()>();
+        assert!(nothing.recv_timeout(MOST_REMAINING).is_err());
+        drop(go);
+        // On a busy machine there may be a second between the two.
+        let _ = judged.recv().unwrap();
+        assert!(!looked.recv().unwrap());
     }
 
     #[test]

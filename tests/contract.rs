@@ -355,6 +355,7 @@ everywhere! { DATABASES:
     a_sign_in_is_written_in_one_trip_as_row_by_row
     a_sign_up_is_written_in_one_trip_or_not_at_all
     of_what_is_written_at_once_each_fails_for_itself
+    whoever_looks_for_users_at_once_finds_their_own
     what_fails_in_one_trip_keeps_nothing_of_it
     a_sign_up_that_nobody_waits_for_any_more_is_written_whole_or_not_at_all
 }
@@ -363,6 +364,7 @@ everywhere! { STORES:
     an_entry_lives_as_long_as_it_is_told
     an_entry_is_put_where_none_is
     entries_are_stored_with_a_right_and_found_together
+    whoever_reads_entries_at_once_finds_their_own
     a_right_is_had_once_in_its_time_and_so_often_in_its_window
     of_many_removals_of_one_value_exactly_one_succeeds
     a_counter_counts_everyone_and_lives_from_its_first_count
@@ -1936,6 +1938,43 @@ mod stories {
         assert_eq!(rows(world), [4, 0, 11, 11]);
     }
 
+    pub(super) async fn whoever_looks_for_users_at_once_finds_their_own<P: Adapter>(world: &World<P>) {
+        let (ports, in_file) = (&world.ports, matches!(world.settings.database(), DatabaseUrl::Sqlite(_)));
+        let (ada, bayo) = (inserted(ports, user(ports)).await, inserted(ports, user(ports)).await);
+        let chidi = inserted(ports, user(ports)).await;
+        let damaged = inserted(ports, user(ports)).await;
+        // No moment that there is, as only SQLite lets it be.
+        let statement = format!("UPDATE users SET last_login_at = {} WHERE pid = '{}'", i64::MAX, damaged.pid);
+        world.execute(&statement, "SELECT 1");
+        let nobody = user(ports);
+        let looks = ports
+            .together(60, async |ports, nth| {
+                let by_email = |user| (Some(user), email_of(user));
+                let (expected, identifier) = match nth % 6 {
+                    0 => by_email(&ada),
+                    1 => by_email(&bayo),
+                    2 => (Some(&chidi), phone_of(&chidi)),
+                    3 => by_email(&damaged),
+                    4 => (None, email_of(&nobody)),
+                    _ => (None, phone_of(&nobody)),
+                };
+                (nth % 6 == 3, expected, ports.user_of(&identifier).await)
+            })
+            .await;
+        assert_eq!(looks.len(), 60);
+        for (is_damaged, expected, found) in looks {
+            match (is_damaged && in_file, found) {
+                (true, found) => assert!(found.is_err(), "what cannot be read is nobody"),
+                (false, found) => match (expected, found.expect("nobody fails for another's row")) {
+                    (Some(expected), Some(found)) => assert_same(&found, expected),
+                    (expected, found) => assert_eq!(expected.is_some(), found.is_some()),
+                },
+            }
+        }
+        // The connection is as good as before.
+        assert!(ports.user_of(&email_of(&ada)).await.expect("an answer").is_some());
+    }
+
     pub(super) async fn of_what_is_written_at_once_each_fails_for_itself<P: Adapter>(world: &World<P>) {
         let ports = &world.ports;
         let known = enqueued(ports, letter(ports)).await;
@@ -2192,6 +2231,41 @@ mod stories {
             |n: usize, ttl| found.get(n).and_then(Option::as_ref).is_some_and(|entry| lives(entry.expires_in, ttl));
         assert!(lives_for(1, LONG * 2) && lives_for(3, LONG) && lives_for(5, LONG));
         assert_eq!(store.increment("count", LONG).await.expect("an answer"), 2);
+    }
+
+    pub(super) async fn whoever_reads_entries_at_once_finds_their_own<P: Adapter>(world: &World<P>) {
+        let store = world.ports.ephemeral();
+        for key in ["a", "b", "c"] {
+            store.put(key, key.as_bytes(), LONG).await.expect("an answer");
+        }
+        store.put("gone", b"1", Duration::from_millis(1)).await.expect("an answer");
+        pause(Duration::from_millis(5));
+        let value = |found: &Option<bifrons::services::ports::Entry>| found.as_ref().map(|entry| entry.value.clone());
+        let answers = world
+            .ports
+            .together(60, async |ports, nth| {
+                let store = ports.ephemeral();
+                let found = match nth % 4 {
+                    0 => vec![store.get("a").await.expect("an answer")],
+                    1 => vec![store.get("gone").await.expect("an answer")],
+                    2 => store.get_all(["c", "nobody", "b"]).await.expect("an answer").to_vec(),
+                    _ => store.get_all(["b", "gone", "a", "c"]).await.expect("an answer").to_vec(),
+                };
+                (nth % 4, found.iter().map(value).collect::<Vec<_>>())
+            })
+            .await;
+        assert_eq!(answers.len(), 60);
+        for (kind, found) in answers {
+            let expected: &[Option<&str>] = match kind {
+                0 => &[Some("a")],
+                1 => &[None],
+                2 => &[Some("c"), None, Some("b")],
+                _ => &[Some("b"), None, Some("a"), Some("c")],
+            };
+            let expected =
+                expected.iter().map(|value| value.map(|value| value.as_bytes().to_vec())).collect::<Vec<_>>();
+            assert_eq!(found, expected);
+        }
     }
 
     fn claim_of(key: &str, always: Vec<Put>, with: Put, without: Put) -> Claim {

@@ -443,7 +443,7 @@ impl<P: Engine> World<P> {
     /// From now on something may be sent again to whom it was sent a moment ago.
     fn a_while_later(&self) {
         let mut conn = self.redis.get_connection().expect("a connection");
-        let keys: Vec<String> = redis::cmd("KEYS").arg("of:*:sent:*").query(&mut conn).expect("keys");
+        let keys: Vec<String> = redis::cmd("KEYS").arg("sends:*:*").query(&mut conn).expect("keys");
         assert!(!keys.is_empty(), "nothing was sent");
         redis::cmd("DEL").arg(keys).exec(&mut conn).expect("an answer");
     }

@@ -79,7 +79,7 @@ pub fn judging() -> f64 {
     *JUDGING
 }
 
-/// Hashes as the gateway does by default, and does nothing else.
+/// Hashes as the gateway does by default while others wait, without wiping in between, and does nothing else.
 pub fn hash_rate(params: HashParams, slots: usize, length: Duration, tick: &mut dyn FnMut()) -> Figure {
     let (ending, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut used, mut seconds, mut others) = (Duration::ZERO, 0.0, 0.0);

@@ -37,6 +37,8 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// Length of a measurement
+    ///
+    /// With --full sign-ins, sign-ups and the bare hash are measured for 5 s at least.
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// What passes before each measurement and does not count
@@ -172,6 +174,11 @@ impl Options {
     pub fn length_at(&self, connections: usize) -> Duration {
         let is_first = self.connections().first() == Some(&connections);
         if is_first || self.full || self.seconds.is_some() { self.length() } else { self.length() / 2 }
+    }
+
+    /// Where hashes are made. In groups of sixteen answers a short turn counts a group more or less.
+    pub fn length_of_hashing(&self) -> Duration {
+        if self.full { self.length().max(Duration::from_secs(5)) } else { self.length() }
     }
 
     /// Whether a scenario is measured at a fixed rate of arrivals too.

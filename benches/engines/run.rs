@@ -340,10 +340,15 @@ impl Run<'_> {
 
     fn plan(&self, address: SocketAddr, engine: Engine, scenario: Scenario, connections: usize, pace: Pace) -> Plan {
         // Each connection has to come round once before latencies mean something.
-        let assumed = if matches!(scenario, Scenario::Login | Scenario::Register) { 80.0 } else { 1000.0 };
+        let is_hashed = matches!(scenario, Scenario::Login | Scenario::Register);
+        let assumed = if is_hashed { 80.0 } else { 1000.0 };
         let rate = self.rates.get(&(engine, scenario)).copied().unwrap_or(assumed).max(1.0);
         let turn = Duration::from_secs_f64(real(u64::try_from(connections).unwrap_or(u64::MAX)) / rate);
-        let length = self.options.length_at(connections);
+        let length = if is_hashed && self.options.full {
+            self.options.length_of_hashing()
+        } else {
+            self.options.length_at(connections)
+        };
         Plan {
             address,
             connections,
@@ -364,7 +369,10 @@ impl Run<'_> {
         self.say(stage.backend, scenario, connections, "its limit");
         let length = self.options.length();
         let figure = match limit {
-            Limit::Hash => self.undisturbed(&mut |tick| Ok(limits::hash_rate(HASH, limits::slots(), length, tick)))?,
+            Limit::Hash => {
+                let length = self.options.length_of_hashing();
+                self.undisturbed(&mut |tick| Ok(limits::hash_rate(HASH, limits::slots(), length, tick)))?
+            }
             Limit::Rotation(form) => self.undisturbed(&mut |tick| match &stage.servers {
                 Some(servers) => limits::postgres_rotations(servers, &stage.rows, form, length, tick),
                 None => limits::sqlite_rotations(&stage.gateway.data_directory().join("bifrons.db"), length, tick),

@@ -6,7 +6,7 @@ use deadpool::{
     Runtime,
     managed::{Manager, Object, QueueMode, Timeouts},
 };
-use diesel::{ConnectionError, ConnectionResult, QueryResult, SqliteConnection};
+use diesel::{ConnectionError, ConnectionResult, QueryResult, SqliteConnection, result::Error};
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _,
     TransactionManager as _,
@@ -163,7 +163,8 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
 }
 
 impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
-    /// Reads for each of `all`, in one trip to the connection's thread and from one state of the file.
+    /// Reads for each of `all`, in one trip to the connection's thread and from one state of the file. What cannot be read
+    /// as what it is to be is one asker's matter.
     ///
     /// # Errors
     /// The database is away, or did not answer in time.
@@ -171,8 +172,12 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
         &mut self,
         all: &[Arc<Q>],
         read: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
-    ) -> Result<Vec<A>, Unavailable> {
+    ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
         let (all, limit) = (all.to_vec(), self.begin_statement());
+        let read = move |one: &Arc<Q>, conn: &mut SqliteConnection| match read(one, conn) {
+            Err(error @ Error::DeserializationError(_)) => Ok(Err(Unavailable::database(error))),
+            answer => answer.map(Ok),
+        };
         let work = move |conn: &mut SqliteConnection| match &*all {
             // A statement by itself sees one state in any case.
             [one] => read(one, conn).map(|answer| vec![answer]),

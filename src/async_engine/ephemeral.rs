@@ -52,7 +52,7 @@ enum Place {
 struct Table {
     database: Database,
     claims: Together<Arc<ClaimedAt>, Result<bool, Unavailable>>,
-    reads: Together<Arc<Living>, Vec<Option<Entry>>>,
+    reads: Together<Arc<Living>, Result<Vec<Option<Entry>>, Unavailable>>,
 }
 
 impl Table {
@@ -71,13 +71,13 @@ impl Table {
                         .select((entries::key, entries::value, entries::expires_at));
                     let statement = Prepared(statement);
                     let rows = timeout(limit, statement.load(&mut **lease)).await;
-                    found.push(living.found(&lease.end_statement(rows)?));
+                    found.push(lease.end_statement(rows).map(|rows| living.found(&rows)));
                 }
                 Ok(found)
             }
         };
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        self.reads.ask(Arc::new(Living { keys, now: system::now() }), find_all).await
+        self.reads.ask(Arc::new(Living { keys, now: system::now() }), find_all).await.flatten()
     }
 }
 

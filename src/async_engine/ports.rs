@@ -19,7 +19,7 @@ use crate::{
         model::{Place, SessionId, User, UserId},
         passwords::{HashAs, Password, Verified, Weakness},
         policy::Policy,
-        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, Users as _, concluded},
+        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         session_cache::{Changes, Known},
     },
     store::{bundle::Rows, rows::UserRow, sought::Sought},
@@ -36,7 +36,7 @@ pub struct AsyncPorts {
     /// What is remembered of sessions.
     pub sessions: SessionCache,
     /// Users who are looked for together.
-    pub lookups: Together<Arc<Sought>, Option<UserRow>>,
+    pub lookups: Together<Arc<Sought>, Result<Option<UserRow>, Unavailable>>,
     /// Sessions that are read together.
     pub reads: Together<SessionId, FoundSession>,
     /// Sessions that move on together.
@@ -108,13 +108,9 @@ impl Ports for AsyncPorts {
     }
 
     async fn user_of(&self, identifier: &Identifier) -> Result<Option<User>, Unavailable> {
-        // A server is asked by each on a connection of their own.
-        if let Database::Postgres(..) = self.database {
-            return self.store().await?.user_by_identifier(identifier).await;
-        }
         let ports = self.clone();
         let find_all = async move |all: &[Arc<Sought>]| ports.store().await?.sought_rows(all).await;
-        let found = self.lookups.ask(Arc::new(Sought::of(identifier, &self.keys)), find_all).await?;
+        let found = self.lookups.ask(Arc::new(Sought::of(identifier, &self.keys)), find_all).await.flatten()?;
         found.map(|row| row.open(&self.keys)).transpose()
     }
 

@@ -268,13 +268,13 @@ impl Store {
     ///
     /// # Errors
     /// The database is away, or did not answer in time.
-    pub async fn sought_rows(&mut self, all: &[Arc<Sought>]) -> Answer<Vec<Option<UserRow>>> {
+    pub async fn sought_rows(&mut self, all: &[Arc<Sought>]) -> Answer<Vec<Answer<Option<UserRow>>>> {
         if let Connection::Sqlite(lease) = &mut self.connection {
             return lease.in_one_reading(all, |sought, conn| sought.in_sqlite(conn)).await;
         }
         let mut rows = Vec::with_capacity(all.len());
         for sought in all {
-            rows.push(self.sought_row(sought).await?);
+            rows.push(self.sought_row(sought).await);
         }
         Ok(rows)
     }

@@ -1,5 +1,6 @@
 //! Who asks at the same time asks together: whoever comes while another's question is under way waits for the next
-//! one, which is for all that have come by then. Nobody waits for others to come, but for those whose turn it is already.
+//! one, which is for all that have come by then. Nobody waits for others to come, but for those whose turn it is
+//! already and for those who are being told of their hashes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,8 +42,8 @@ impl<Q: 'static, A: 'static> Together<Q, A> {
         Self { state, side_by_side: side_by_side.max(1), most: MOST_TOGETHER, telling }
     }
 
-    /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told of
-    /// their hashes come together.
+    /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told
+    /// of their hashes come together.
     pub fn in_file(settings: &Settings, telling: &Telling) -> Self {
         match one_commit::is_worthwhile(settings) {
             true => Self { telling: telling.clone(), ..Self::new(1) },
@@ -208,8 +209,9 @@ mod tests {
     fn those_who_are_being_told_of_their_hashes_ask_together() {
         System::new().block_on(async {
             let telling = Telling::default();
-            let (together, sizes) =
-                (Doubling { telling: telling.clone(), ..Doubling::new(1) }, Rc::new(RefCell::new(Vec::new())));
+            // The default is a file.
+            let together = Doubling::in_file(&Settings::from_overrides(&[]).unwrap(), &telling);
+            let sizes = Rc::new(RefCell::new(Vec::new()));
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let (begin, begun) = channel();
             let told = std::thread::spawn(move || {

@@ -171,8 +171,8 @@ pub async fn claim_send<P: Ports>(
     let claim = Claim {
         key: sent_key(ports, who, purpose),
         ttl: policy.resend_interval,
-        had: format!("{key}:sends"),
-        withheld: format!("{key}:sends_withheld"),
+        had: format!("sends:{key}"),
+        withheld: format!("sends:{key}:withheld"),
         window: DAY,
         most: policy.daily_sends,
         always: stored.always,
@@ -191,7 +191,8 @@ pub async fn release_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpos
 }
 
 fn sent_key<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> String {
-    format!("{}:sent:{}", who.key(ports), purpose.word())
+    // Beside the counter, so that both lie on one page of the index.
+    format!("sends:{}:{}", who.key(ports), purpose.word())
 }
 
 /// Whose sends are counted.
@@ -214,15 +215,10 @@ pub fn may_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> bool
 impl SendTo<'_> {
     fn key<P: Ports>(&self, ports: &P) -> String {
         match self {
-            Self::Account(user) => format!("of:{user}"),
-            Self::Identifier(identifier) => of_identifier(ports, identifier),
+            Self::Account(user) => user.to_string(),
+            Self::Identifier(identifier) => data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)),
         }
     }
-}
-
-/// What the keys of all that is kept of an identifier begin with: what is written together lies together in an index.
-pub fn of_identifier<P: Ports>(ports: &P, identifier: &Identifier) -> String {
-    format!("of:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
 }
 
 fn key(user: UserId, purpose: Purpose) -> String {

@@ -148,7 +148,7 @@ impl Kernel {
 /// and the allocator does not give it all back.
 ///
 /// What a hash leaves in it is overwritten by the next one, from the first block to the last. Whoever has no next one at
-/// hand calls [`Self::wipe`]: it takes a twentieth of what a hash takes.
+/// hand calls [`Self::wipe`], which takes a twentieth of what a hash of two passes takes.
 #[derive(Default)]
 pub struct Arena {
     kernel: Kernel,
@@ -169,7 +169,9 @@ impl Arena {
         // A hash of another cost than the usual must not leave its memory behind, nor overwrites all of it.
         if self.blocks.len() != count {
             self.wipe();
-            self.blocks = vec![Block::default(); count];
+            // Given back first: there is never memory for both.
+            self.blocks = Vec::new();
+            self.blocks.resize(count, Block::default());
         }
         self.is_used = true;
         &mut self.blocks

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    codes,
     error::Unavailable,
     identifier::Identifier,
     keys::Keys,
@@ -142,7 +141,7 @@ pub async fn hash_beside_waiting<P: Ports>(ports: &P, user: &User) -> Result<Has
 
 /// Where the hash of the first recent registration of an identifier is.
 pub fn waiting_key<P: Ports>(ports: &P, identifier: &Identifier) -> String {
-    format!("{}:waiting", codes::of_identifier(ports, identifier))
+    format!("waiting:{}", data_encoding::HEXLOWER.encode(&ports.keys().blind_index(identifier)))
 }
 
 /// The registration that a challenge stands for, if it is still kept.

@@ -1,5 +1,6 @@
 //! Who asks at the same time asks together: whoever comes while another's question is under way waits for the next
-//! one, which is for all that have come by then. Nobody waits for others to come.
+//! one, which is for all that have come by then. Nobody waits for others to come, but while several are being told of
+//! their hashes.
 
 use std::{
     collections::VecDeque,
@@ -79,8 +80,8 @@ impl<Q, A> Together<Q, A> {
         Self { state, side_by_side: side_by_side.max(1), telling }
     }
 
-    /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told of
-    /// their hashes come together.
+    /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told
+    /// of their hashes come together.
     pub fn in_file(settings: &Settings, telling: &Telling) -> Self {
         match one_commit::is_worthwhile(settings) {
             true => Self { telling: telling.clone(), ..Self::new(1) },
@@ -101,7 +102,9 @@ impl<Q, A> Together<Q, A> {
             }
             Place::First(shared) => {
                 shared.lead.wait();
-                self.telling.wait();
+                if shared.answers.get().is_none() {
+                    self.telling.wait();
+                }
                 // No longer there when it was told that what all ask for is away.
                 if let Some(questions) = self.take_out(&shared) {
                     Leading(self, &shared).ask(&questions, &ask_all);
@@ -263,7 +266,8 @@ mod tests {
     #[test]
     fn those_who_are_being_told_of_their_hashes_ask_together() {
         let telling = Telling::default();
-        let together = Doubling { telling: telling.clone(), ..Doubling::new(1) };
+        // The default is a file.
+        let together = Doubling::in_file(&Settings::from_overrides(&[]).unwrap(), &telling);
         let sizes = Mutex::new(Vec::new());
         let ask_all = |all: &[usize]| {
             lock(&sizes).push(all.len());
