@@ -143,6 +143,20 @@ fn close_when_idle(object: Object<AsyncDieselConnectionManager<EmbeddedConnectio
 }
 
 impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
+    /// Does `work` on the connection's thread, as one statement.
+    ///
+    /// # Errors
+    /// The database is away, or did not answer in time.
+    pub async fn on_its_thread<A: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<A> + Send + 'static,
+    ) -> Result<A, Unavailable> {
+        let limit = self.begin_statement();
+        let conn = &mut **self;
+        let answer = timeout(limit, conn.spawn_blocking(work)).await;
+        self.end_statement(answer)
+    }
+
     /// [`one_commit::in_one_commit`] on this connection, as one statement.
     ///
     /// # Errors
@@ -152,17 +166,12 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
         all: &[Arc<Q>],
         write: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
     ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
-        let (all, limit) = (all.to_vec(), self.begin_statement());
-        let work =
-            move |conn: &mut SqliteConnection| one_commit::in_one_commit(conn, &all, |one, conn| write(one, conn));
-        let conn = &mut **self;
-        let answers = timeout(limit, conn.spawn_blocking(work)).await;
-        let answers = self.end_statement(answers)?;
+        let all = all.to_vec();
+        let answers =
+            self.on_its_thread(move |conn| one_commit::in_one_commit(conn, &all, |one, conn| write(one, conn))).await?;
         Ok(answers.into_iter().map(|answer| self.end_statement(Ok(answer))).collect())
     }
-}
 
-impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
     /// Reads for each of `all`, in one trip to the connection's thread and from one state of the file. What cannot be read
     /// as what it is to be is one asker's matter.
     ///
@@ -173,19 +182,17 @@ impl Lease<AsyncDieselConnectionManager<EmbeddedConnection>> {
         all: &[Arc<Q>],
         read: impl Fn(&Q, &mut SqliteConnection) -> QueryResult<A> + Send + 'static,
     ) -> Result<Vec<Result<A, Unavailable>>, Unavailable> {
-        let (all, limit) = (all.to_vec(), self.begin_statement());
+        let all = all.to_vec();
         let read = move |one: &Arc<Q>, conn: &mut SqliteConnection| match read(one, conn) {
             Err(error @ Error::DeserializationError(_)) => Ok(Err(Unavailable::database(error))),
             answer => answer.map(Ok),
         };
-        let work = move |conn: &mut SqliteConnection| match &*all {
+        self.on_its_thread(move |conn| match &*all {
             // A statement by itself sees one state in any case.
             [one] => read(one, conn).map(|answer| vec![answer]),
             _ => diesel::Connection::transaction(conn, |conn| all.iter().map(|one| read(one, conn)).collect()),
-        };
-        let conn = &mut **self;
-        let answers = timeout(limit, conn.spawn_blocking(work)).await;
-        self.end_statement(answers)
+        })
+        .await
     }
 }
 
@@ -270,12 +277,10 @@ impl Connection {
         match self {
             // A unit that will write says so at once, and never has to be told to start over.
             Self::Sqlite(conn) => {
-                let begin = |conn: &mut SqliteConnection| {
+                conn.on_its_thread(|conn| {
                     diesel::connection::AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")
-                };
-                let limit = conn.begin_statement();
-                let begun = timeout(limit, conn.spawn_blocking(begin)).await;
-                conn.end_statement(begun)
+                })
+                .await
             }
             Self::Postgres(conn) => {
                 let limit = conn.begin_statement();

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
+use diesel::sql_types::{Array, BigInt, Nullable};
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
-};
-use diesel::{
-    SqliteConnection,
-    sql_types::{Array, BigInt, Nullable},
 };
 use diesel_async::RunQueryDsl;
 use time::OffsetDateTime;
@@ -336,11 +333,8 @@ impl Sessions for Store {
         rotations.iter().for_each(|rotation| self.changes.note_session(rotation.id));
         match &mut self.connection {
             Connection::Sqlite(lease) => {
-                let limit = lease.begin_statement();
-                let conn = &mut **lease;
-                let work = move |conn: &mut SqliteConnection| batch.in_sqlite(conn).map(|changed| (batch, changed));
-                let answer = timeout(limit, conn.spawn_blocking(work)).await;
-                lease.end_statement(answer).map(|(batch, changed)| batch.outcome(rotations, changed))
+                let moved = lease.on_its_thread(|conn| batch.in_sqlite(conn).map(|changed| (batch, changed))).await;
+                moved.map(|(batch, changed)| batch.outcome(rotations, changed))
             }
             Connection::Postgres(lease) => {
                 let limit = lease.begin_statement();

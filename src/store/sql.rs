@@ -182,7 +182,8 @@ pub fn postgres_setup(timeout: std::time::Duration) -> String {
 pub fn spares_connection(error: &diesel::result::Error) -> bool {
     use diesel::result::{DatabaseErrorKind as Kind, Error};
     match error {
-        Error::NotFound => true,
+        // A row that is not what it ought to be says nothing of the connection it came on.
+        Error::NotFound | Error::DeserializationError(_) => true,
         Error::DatabaseError(kind, _) => matches!(
             kind,
             Kind::UniqueViolation
