@@ -1,10 +1,16 @@
-//! How much of what was given back the system's allocator keeps for each thread.
+//! What the system's allocator is told before the program begins.
 //!
 //! glibc keeps up to seven pieces of each size up to 1032 bytes for the thread that gave them back, and v1 has a few
 //! hundred threads: where all of them sign somebody in, that makes 15 MiB more than with pieces of up to 200 bytes, which
-//! are those that are asked for most. The rest goes back to where all find it. How much is read from the environment
-//! before a program begins (glibc manual, "Tunables"), so the program begins once more: as the same process, with what it
-//! was given.
+//! are those that are asked for most. The rest goes back to where all find it.
+//!
+//! Large pieces, of which the 19 MiB of a hash are the largest by far, are to lie in pages of 2 MiB where the kernel is
+//! set to give those on request (`transparent_hugepage/enabled` is `madvise`; with `always` they do anyway, with `never`
+//! they do not). A hash goes through its memory without order, and finds more addresses of 4 KiB than a processor
+//! remembers: sign-ins under load are faster by a twenty-fifth so (docs/BENCHMARKS.md).
+//!
+//! Both are read from the environment before a program begins (glibc manual, "Memory Allocation Tunables"), so the
+//! program begins once more: as the same process, with what it was given.
 
 use std::{
     env,
@@ -19,20 +25,25 @@ use std::{
 use signal_hook::{consts::SIGPIPE, flag};
 
 const VARIABLE: &str = "GLIBC_TUNABLES";
-/// In bytes.
-const TUNABLE: &str = "glibc.malloc.tcache_max=200";
-const ANY_OF_THIS: &[u8] = b"glibc.malloc.tcache";
+/// What is told, unless an operator has told something that begins with the other.
+const TUNABLES: [(&str, &str); 2] = [
+    // In bytes.
+    ("glibc.malloc.tcache_max=200", "glibc.malloc.tcache"),
+    // On request. The value is a mode and no number of pages; glibc before 2.35 does not know it and goes on without.
+    ("glibc.malloc.hugetlb=1", "glibc.malloc.hugetlb"),
+];
 /// The process that has begun once more. A program with capabilities of its own (`setcap`) may find no tunables in its
 /// environment, whoever set them, and must not begin for ever.
 const BEGUN: &str = "ALLOCATOR_TUNED_IN_PROCESS";
 
-/// Begins this program once more with less kept for each thread, unless an operator has set a tunable of that.
+/// Begins this program once more with what the allocator is to be told, unless an operator has told it all of that.
 ///
-/// Where what runs is not what was called, as behind a loader or another name, it goes on as it is and takes more memory.
+/// Where what runs is not what was called, as behind a loader or another name, it goes on as it is, takes more
+/// memory and makes fewer hashes.
 ///
 /// # Errors
 /// It cannot be begun again; it may go on.
-pub fn keep_less() -> io::Result<()> {
+pub fn tune() -> io::Result<()> {
     let process = std::process::id().to_string();
     if !cfg!(target_env = "gnu") || env::var_os(BEGUN).is_some_and(|begun| begun == *process) {
         return Ok(());
@@ -53,16 +64,15 @@ pub fn keep_less() -> io::Result<()> {
 // What to begin with, if not with what there is.
 fn tunables(given: Option<&OsStr>) -> Option<OsString> {
     let given = given.unwrap_or_default();
-    let says_how_much = given.as_encoded_bytes().windows(ANY_OF_THIS.len()).any(|part| part == ANY_OF_THIS);
-    if says_how_much {
-        return None;
-    }
+    let is_told = |of: &str| given.as_encoded_bytes().windows(of.len()).any(|part| part == of.as_bytes());
     let mut all = given.to_owned();
-    if !all.is_empty() {
-        all.push(":");
+    for (tunable, _) in TUNABLES.iter().filter(|(_, any_of_this)| !is_told(any_of_this)) {
+        if !all.is_empty() {
+            all.push(":");
+        }
+        all.push(tunable);
     }
-    all.push(TUNABLE);
-    Some(all)
+    (all != given).then_some(all)
 }
 
 #[cfg(test)]
@@ -71,11 +81,15 @@ mod tests {
 
     #[test]
     fn what_an_operator_has_set_stays_and_nothing_is_said_twice() {
-        assert_eq!(tunables(None).unwrap(), TUNABLE);
-        assert_eq!(tunables(Some(OsStr::new(""))).unwrap(), TUNABLE);
+        let ours = "glibc.malloc.tcache_max=200:glibc.malloc.hugetlb=1";
+        assert_eq!(tunables(None).unwrap(), ours);
+        assert_eq!(tunables(Some(OsStr::new(""))).unwrap(), ours);
         let besides = tunables(Some(OsStr::new("glibc.malloc.arena_max=2"))).unwrap();
-        assert_eq!(besides, "glibc.malloc.arena_max=2:glibc.malloc.tcache_max=200");
+        assert_eq!(besides, *format!("glibc.malloc.arena_max=2:{ours}"));
         assert_eq!(tunables(Some(&besides)), None, "it does not begin a third time");
-        assert_eq!(tunables(Some(OsStr::new("glibc.malloc.tcache_count=3"))), None);
+        let theirs = tunables(Some(OsStr::new("glibc.malloc.tcache_count=3"))).unwrap();
+        assert_eq!(theirs, "glibc.malloc.tcache_count=3:glibc.malloc.hugetlb=1");
+        let theirs = tunables(Some(OsStr::new("glibc.malloc.hugetlb=0"))).unwrap();
+        assert_eq!(theirs, "glibc.malloc.hugetlb=0:glibc.malloc.tcache_max=200");
     }
 }

@@ -311,8 +311,9 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(sources) => {
             // Before anything is read that can be read only once.
-            if let Err(error) = allocator::keep_less() {
-                let _ = writeln!(io::stderr(), "warning: more memory is kept for each thread: {error}");
+            if let Err(error) = allocator::tune() {
+                let _ =
+                    writeln!(io::stderr(), "warning: the allocator is as it is: more memory, fewer hashes: {error}");
             }
             let settings = load(sources)?;
             serve::serve(&settings).map_err(|error| error.to_string().into())

@@ -31,11 +31,16 @@ use std::{
     process::ExitCode,
 };
 
+use bifrons::allocator;
 use clap::Parser as _;
 
 use options::Options;
 
 fn main() -> ExitCode {
+    // The bare hash is made in the same pages as the gateway's.
+    if let Err(error) = allocator::tune() {
+        let _ = writeln!(io::stderr(), "warning: limits are measured with the allocator as it is: {error}");
+    }
     let options = Options::parse();
     let ended = match (options.serve_bare, options.at) {
         (Some(bare), Some(address)) => limits::serve_bare(bare, address),

@@ -137,25 +137,38 @@ fn help_is_there_and_a_wrong_command_is_a_usage_error() {
     assert_eq!(run_alone(&[], &["serve", "--port", "1"], "").status.code(), Some(2));
 }
 
-// `serve` begins once more, as the same process, to have the allocator keep less for each thread.
+// `serve` begins once more, as the same process, to have the allocator keep less for each thread and large pages asked
+// for.
 #[cfg(target_env = "gnu")]
 #[test]
-fn the_gateway_keeps_little_for_each_thread_unless_told_how_much() {
+fn the_gateway_tells_its_allocator_what_an_operator_has_not() {
     let environment = |options: Options| {
         let gateway = Gateway::start(options);
         let environment = std::fs::read(format!("/proc/{}/environ", gateway.pid())).unwrap();
-        (gateway.pid(), String::from_utf8(environment).unwrap())
+        // glibc may put an end to each tunable where the next begins.
+        (String::from_utf8(environment).unwrap().replace("\0glibc.", ":glibc."), gateway)
     };
     let set = |environment: &str, variable: &str| environment.split('\0').any(|set| set == variable);
+    let ours = "GLIBC_TUNABLES=glibc.malloc.tcache_max=200:glibc.malloc.hugetlb=1";
     // Whatever these tests were started with.
     let none = || Options::new(Backend::Embedded).with("GLIBC_TUNABLES", "");
-    let (process, begun) = environment(none());
-    assert!(set(&begun, "GLIBC_TUNABLES=glibc.malloc.tcache_max=200"), "{begun}");
-    assert!(set(&begun, &format!("ALLOCATOR_TUNED_IN_PROCESS={process}")), "so that it does not begin for ever");
+    let (begun, gateway) = environment(none());
+    assert!(set(&begun, ours), "{begun}");
+    let own_process = format!("ALLOCATOR_TUNED_IN_PROCESS={}", gateway.pid());
+    assert!(set(&begun, &own_process), "so that it does not begin for ever");
+    // glibc asks for them only where the kernel waits to be asked (since 2.35).
+    let on_request = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+        .is_ok_and(|modes| modes.contains("[madvise]"));
+    if on_request {
+        let memory = std::fs::read_to_string(format!("/proc/{}/smaps", gateway.pid())).unwrap();
+        let flags = |line: &&str| line.starts_with("VmFlags:") && line.contains(" hg");
+        assert!(memory.lines().find(flags).is_some(), "no large pages are asked for");
+    }
     // As of a gateway that began before in the same environment.
-    let (_, begun) = environment(none().with("ALLOCATOR_TUNED_IN_PROCESS", "1"));
-    assert!(set(&begun, "GLIBC_TUNABLES=glibc.malloc.tcache_max=200"), "{begun}");
-    let own = "glibc.malloc.tcache_count=2";
-    let (_, begun) = environment(Options::new(Backend::Embedded).with("GLIBC_TUNABLES", own));
+    let (begun, _gateway) = environment(none().with("ALLOCATOR_TUNED_IN_PROCESS", "1"));
+    assert!(set(&begun, ours), "{begun}");
+    let own = "glibc.malloc.tcache_count=2:glibc.malloc.hugetlb=0";
+    let (begun, _gateway) = environment(Options::new(Backend::Embedded).with("GLIBC_TUNABLES", own));
     assert!(set(&begun, &format!("GLIBC_TUNABLES={own}")), "{begun}");
+    assert!(!begun.contains("ALLOCATOR_TUNED_IN_PROCESS"), "{begun}");
 }
