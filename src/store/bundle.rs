@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use diesel::{QueryResult, SqliteConnection};
 
 use super::{
-    prepared::Prepared,
+    prepared::{OfOneText, Prepared},
     rows::{AuditRow, OutboxRow, Plain, RenewalRow, SessionRow, SignInRow, UserRow},
     schema::{audit_events, outbox, sessions, users},
     sql,
@@ -27,6 +27,9 @@ pub struct Rows {
     event: AuditRow,
     entries: Vec<OutboxRow>,
 }
+
+// The statement by which somebody signs up.
+enum SignUp {}
 
 enum FirstRow {
     SignIn(SignInRow),
@@ -62,7 +65,7 @@ impl Rows {
         let holds = match &self.first {
             FirstRow::SignUp(row) => {
                 let insert = diesel::insert_into(users::table).values(row.as_ref()).on_conflict_do_nothing();
-                Prepared(insert).changed(conn)? == 1
+                Prepared(OfOneText::<SignUp, _>::new(insert)).changed_in_file(conn)? == 1
             }
             FirstRow::SignIn(row) => row.in_sqlite(conn)? == 1,
             FirstRow::Renewal(row) => row.in_sqlite(conn).map(|_changed| true)?,

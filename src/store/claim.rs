@@ -1,7 +1,7 @@
 //! A right with what is stored with it, in the table: one statement of PostgreSQL, within one unit of work of SQLite.
 
 use diesel::{
-    QueryResult, RunQueryDsl as _, SqliteConnection,
+    QueryDsl as _, QueryResult, RunQueryDsl as _, SqliteConnection,
     sql_types::{BigInt, Binary, Text},
 };
 use time::OffsetDateTime;
@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use super::{
     prepared::Prepared,
     rows::Plain,
-    sql::{self, Count, counted},
+    schema::ephemeral_entries as entries,
+    sql,
     types::{DbMoment, Moment},
 };
 use crate::services::ports::{Claim, Put};
@@ -34,13 +35,15 @@ impl ClaimedAt {
             .bind::<Binary, _>(NOTED)
             .bind::<Moment, _>(until(claim.ttl))
             .bind::<Moment, _>(DbMoment(self.now));
-        let is_free = Prepared(taken).changed(conn)? == 1;
-        let count = diesel::sql_query(sql::INCREMENT)
-            .bind::<Text, _>(if is_free { &claim.had } else { &claim.withheld })
+        let is_free = Prepared(taken).changed_in_file(conn)? == 1;
+        let counter = if is_free { &claim.had } else { &claim.withheld };
+        let count = diesel::sql_query(sql::COUNT)
+            .bind::<Text, _>(counter)
             .bind::<Binary, _>(NOTHING)
             .bind::<Moment, _>(until(claim.window))
             .bind::<Moment, _>(DbMoment(self.now));
-        let count = counted(Prepared(count).load::<Count>(conn)?)?;
+        Prepared(count).run(conn)?;
+        let count = entries::table.find(counter).select(entries::count).get_result::<i64>(conn)?;
         let is_granted = is_free && count <= claim.most;
         for Put { key, value, ttl } in claim.puts(is_granted) {
             let put = diesel::sql_query(sql::PUT).bind::<Text, _>(key).bind::<Binary, _>(value);

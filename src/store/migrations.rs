@@ -212,4 +212,49 @@ mod tests {
         let gap = check(&names(&["0001", "0002", "0003"]), &applied(&["0001", "0003"])).unwrap_err();
         assert!(gap.to_string().contains("0002_x") && gap.to_string().contains("0003"));
     }
+
+    #[derive(diesel::QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        opcode: String,
+    }
+
+    // A list in a `CHECK` is a table that SQLite makes for each row; without one the words are checked all the same.
+    #[test]
+    fn sqlite_checks_words_without_a_table_for_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bifrons.db");
+        migrate_sqlite(&path, &mut |_| ()).unwrap();
+        let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+        let user = |role: &str, provider: &str| {
+            format!(
+                "INSERT INTO users (id, role, auth_provider, is_verified, is_active, is_contested, first_name, last_name,
+                     bio, avatar, country, state, city, address, pid, created_at, updated_at)
+                 VALUES (randomblob(16), '{role}', '{provider}', 0, 1, 0, '', '', '', '', '', '', '', '',
+                     hex(randomblob(8)), 0, 0)"
+            )
+        };
+        let entry = |channel: &str, state: &str| {
+            format!(
+                "INSERT INTO outbox (id, channel, kind, payload, state, attempts, created_at, available_at, last_error)
+                 VALUES (randomblob(16), '{channel}', '', x'', '{state}', 0, 0, 0, '')"
+            )
+        };
+        for insert in [user("client", "email"), entry("mail", "pending")] {
+            let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN {insert}")).load(&mut conn).unwrap();
+            let made = steps.iter().filter(|step| step.opcode == "OpenEphemeral").count();
+            assert!(steps.len() > 10 && made == 0, "{made}: {insert}");
+        }
+        let roles = ["client", "vendor", "staff", "admin"].map(|role| user(role, "google"));
+        let providers = ["email", "phone"].map(|provider| user("client", provider));
+        let channels = ["mail", "sms", "event"].map(|channel| entry(channel, "dead"));
+        let states = ["pending", "sent", "published"].map(|state| entry("mail", state));
+        for insert in [&roles[..], &providers, &channels, &states].concat() {
+            assert_eq!(diesel::sql_query(insert).execute(&mut conn).unwrap(), 1);
+        }
+        for insert in [user("root", "email"), user("client", "fax"), entry("fax", "dead"), entry("mail", "lost")] {
+            let refused = diesel::sql_query(&insert).execute(&mut conn).unwrap_err();
+            assert!(refused.to_string().contains("CHECK"), "{refused}: {insert}");
+        }
+    }
 }

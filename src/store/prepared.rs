@@ -1,7 +1,9 @@
 //! Statements that are prepared once on each connection.
 
+use std::marker::PhantomData;
+
 use diesel::{
-    QueryResult, RunQueryDsl as _,
+    QueryResult, RunQueryDsl as _, SqliteConnection,
     backend::Backend,
     connection::LoadConnection,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
@@ -9,12 +11,13 @@ use diesel::{
     sql_types::Integer,
 };
 
-/// A statement that its connection keeps prepared, by its text.
+/// A statement that its connection keeps prepared: by its type where all of that type have one text, or else by its text,
+/// which is then made each time.
 ///
-/// diesel prepares an `UPDATE`, an upsert, an insert with an empty column and every statement in plain SQL anew each
-/// time, because it cannot know how many different texts there will be: a second round trip to PostgreSQL, and a plan
-/// made for one use. Only for statements of a few texts. On a blocking connection it is to be [`run`](Self::run), since
-/// `execute` there asks a reference to the statement, whose answer is not this one's.
+/// diesel prepares an `UPDATE`, an upsert and every statement in plain SQL anew each time, because it cannot know how many
+/// different texts there will be: a second round trip to PostgreSQL, and a plan made for one use. Only for statements of
+/// a few texts. On a blocking connection it is to be [`run`](Self::run), since `execute` there asks a reference to the
+/// statement, whose answer is not this one's.
 #[derive(Debug, Clone, Copy)]
 pub struct Prepared<Q>(pub Q);
 
@@ -30,8 +33,8 @@ impl<Q> Prepared<Q> {
         Prepared(Silent(self.0)).load::<i32>(conn).map(drop)
     }
 
-    /// As [`run`](Self::run), and says how many rows it changed. On SQLite a statement that returns anything also writes
-    /// a journal of its own.
+    /// As [`run`](Self::run), and says how many rows it changed. On SQLite, where a statement that returns anything fills a
+    /// table of its own first, [`changed_in_file`](Self::changed_in_file) does so for less.
     ///
     /// # Errors
     /// The database's.
@@ -42,6 +45,24 @@ impl<Q> Prepared<Q> {
         // To its end, as in `rotation`.
         Prepared(Told(self.0)).load::<i32>(conn).map(|rows| rows.len())
     }
+
+    /// As [`changed`](Self::changed), on SQLite.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn changed_in_file<'a>(self, conn: &mut SqliteConnection) -> QueryResult<usize>
+    where
+        Prepared<Silent<Q>>: LoadQuery<'a, SqliteConnection, i32>,
+    {
+        self.run(conn)?;
+        diesel::select(changes()).get_result::<i32>(conn).map(|rows| usize::try_from(rows).unwrap_or_default())
+    }
+}
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// How many rows the last statement that changes any has changed on this connection.
+    fn changes() -> Integer;
 }
 
 impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Prepared<Q> {
@@ -54,10 +75,9 @@ impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Prepared<Q> {
     }
 }
 
-// Without an id of its type, a statement is kept by its text.
-impl<Q> QueryId for Prepared<Q> {
-    type QueryId = ();
-    const HAS_STATIC_QUERY_ID: bool = false;
+impl<Q: QueryId> QueryId for Prepared<Q> {
+    type QueryId = Prepared<Q::QueryId>;
+    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
 }
 
 impl<Q: Query> Query for Prepared<Q> {
@@ -76,9 +96,9 @@ impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Silent<Q> {
     }
 }
 
-impl<Q> QueryId for Silent<Q> {
-    type QueryId = ();
-    const HAS_STATIC_QUERY_ID: bool = false;
+impl<Q: QueryId> QueryId for Silent<Q> {
+    type QueryId = Silent<Q::QueryId>;
+    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
 }
 
 impl<Q> Query for Silent<Q> {
@@ -97,11 +117,33 @@ impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Told<Q> {
     }
 }
 
-impl<Q> QueryId for Told<Q> {
-    type QueryId = ();
-    const HAS_STATIC_QUERY_ID: bool = false;
+impl<Q: QueryId> QueryId for Told<Q> {
+    type QueryId = Told<Q::QueryId>;
+    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
 }
 
 impl<Q> Query for Told<Q> {
     type SqlType = Integer;
+}
+
+/// A statement that has one text, although diesel does not know it of its type; `M` is a type of its own for it.
+#[derive(Debug, Clone, Copy)]
+pub struct OfOneText<M, Q>(Q, PhantomData<M>);
+
+impl<M, Q> OfOneText<M, Q> {
+    /// Nothing but this is to be known by `M`.
+    pub const fn new(statement: Q) -> Self {
+        Self(statement, PhantomData)
+    }
+}
+
+impl<M, Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for OfOneText<M, Q> {
+    fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.0.walk_ast(pass)
+    }
+}
+
+impl<M: 'static, Q> QueryId for OfOneText<M, Q> {
+    type QueryId = OfOneText<M, ()>;
+    const HAS_STATIC_QUERY_ID: bool = true;
 }

@@ -6,8 +6,7 @@ macro_rules! count_on {
     () => {
         "SET count = CASE WHEN ephemeral_entries.expires_at <= $4 THEN 1 ELSE ephemeral_entries.count + 1 END,
              expires_at = CASE WHEN ephemeral_entries.expires_at <= $4
-                          THEN excluded.expires_at ELSE ephemeral_entries.expires_at END
-         RETURNING count"
+                          THEN excluded.expires_at ELSE ephemeral_entries.expires_at END"
     };
 }
 
@@ -44,6 +43,7 @@ pub fn claim(entries: usize) -> String {
              INSERT INTO ephemeral_entries (key, value, count, expires_at)
              SELECT CASE WHEN EXISTS (SELECT FROM taken) THEN $5 ELSE $6 END, $7, 1, $8
              ON CONFLICT (key) DO UPDATE {}
+             RETURNING count
          ),
          granted AS (SELECT EXISTS (SELECT FROM taken) AND count <= $9 AS is_granted FROM counted),
          put AS (
@@ -60,11 +60,17 @@ pub fn claim(entries: usize) -> String {
     )
 }
 
-/// Binds: key, empty value, expires_at, now. Returns `count`.
-pub const INCREMENT: &str = concat!(
-    "INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 1, $3) ON CONFLICT (key) DO UPDATE ",
-    count_on!()
-);
+macro_rules! count {
+    () => {
+        "INSERT INTO ephemeral_entries (key, value, count, expires_at) VALUES ($1, $2, 1, $3) ON CONFLICT (key) DO UPDATE "
+    };
+}
+
+/// Binds: key, empty value, expires_at, now.
+pub const COUNT: &str = concat!(count!(), count_on!());
+
+/// The same; returns `count`.
+pub const INCREMENT: &str = concat!(count!(), count_on!(), " RETURNING count");
 
 /// Binds: owner, end of lease, now, most. Returns outbox rows. SQLite has one writer at a time.
 pub const CLAIM_SQLITE: &str = "
