@@ -1,6 +1,6 @@
 //! Rows that are written together in one trip: one statement of PostgreSQL, within one unit of work of SQLite.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _, sync::OnceLock};
 
 use diesel::{QueryResult, SqliteConnection};
 
@@ -93,8 +93,24 @@ impl Rows {
         Prepared(self.entries.iter().fold(query, |query, row| row.bind(query)))
     }
 
+    // The text of [`Self::for_postgres`], made once for each form that there is. Most bundles have no more entries.
+    fn text(&self) -> Cow<'static, str> {
+        static TEXTS: [[[OnceLock<String>; 3]; 2]; 4] = [const { [const { [const { OnceLock::new() }; 3] }; 2] }; 4];
+        let first = match &self.first {
+            FirstRow::SignIn(_) => 0,
+            FirstRow::SignUp(_) => 1,
+            FirstRow::Renewal(_) => 2,
+            FirstRow::Nothing => 3,
+        };
+        let of_form = TEXTS.get(first).and_then(|texts| texts.get(usize::from(self.session.is_some())));
+        match of_form.and_then(|texts| texts.get(self.entries.len())) {
+            Some(text) => Cow::Borrowed(text.get_or_init(|| self.made_text())),
+            None => Cow::Owned(self.made_text()),
+        }
+    }
+
     // What stands in `WITH` is done in any case, and sees nothing of what the others do but what they return.
-    fn text(&self) -> String {
+    fn made_text(&self) -> String {
         let (first, mut bound) = match &self.first {
             FirstRow::SignIn(_) => (format!("found AS ({} RETURNING id)", sql::SIGN_IN), SignInRow::COLUMNS.len()),
             FirstRow::SignUp(_) => {
