@@ -69,30 +69,39 @@ const MOST_REMAINING: Duration = Duration::from_secs(1);
 // telling the next one until they have written what they have to, each in a commit of their own.
 const TELLER_STACK: usize = 128 << 10;
 
-/// Whether several are being told right now of what each of them goes on with. The first of them would write at once what
-/// the others will have to write in a moment: it had better wait for them, and do it in one commit. Clones are the same.
+/// Whether several are being told of their hashes right now. The first of them writes at once what the others will have to
+/// write in a moment: it had better wait for them, and do it in one commit. Clones are the same.
 #[derive(Clone, Default)]
 pub struct Telling(Arc<TellingState>);
 
 #[derive(Default)]
 struct TellingState {
-    under_way: Mutex<usize>,
+    now: Mutex<Now>,
     ended: Condvar,
     notify: Notify,
 }
 
-// Until those who were told have come, on processors that are busy. Without it 16 sign-ups of v1 made 7 commits.
+#[derive(Default)]
+struct Now {
+    is_under_way: bool,
+    // How often it has ended; whoever waits does so for one end, however soon it begins again.
+    ends: u64,
+}
+
+// Until those who were told have come, on processors that are busy, or the next group is to be told.
 const TO_COME: Duration = Duration::from_micros(400);
 
 impl Telling {
     /// Whether it is so.
     pub fn is_under_way(&self) -> bool {
-        *self.lock() > 0
+        self.lock().is_under_way
     }
 
-    /// Waits for the end, if several are being told now: for as long as that takes, which is some 500 µs.
+    /// Waits for the end, if several are being told now: some 500 µs.
     pub fn wait(&self) {
-        let ended = self.0.ended.wait_while(self.lock(), |under_way| *under_way > 0);
+        let now = self.lock();
+        let seen = now.ends;
+        let ended = self.0.ended.wait_while(now, |now| now.is_under_way && now.ends == seen);
         drop(ended.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -105,20 +114,15 @@ impl Telling {
         }
     }
 
-    /// It is so while `tell` runs, whatever becomes of it, and a moment longer, for which this thread waits.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a thread that has nothing else to do, or is one of those who were told"
-    )]
+    /// It is so while `tell` runs, whatever becomes of it.
     pub fn during(&self, tell: impl FnOnce()) {
-        *self.lock() += 1;
+        self.lock().is_under_way = true;
         let _ending = Ending(self);
         tell();
-        thread::sleep(TO_COME);
     }
 
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,7 +130,9 @@ struct Ending<'a>(&'a Telling);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        let mut now = self.0.lock();
+        (now.is_under_way, now.ends) = (false, now.ends + 1);
+        drop(now);
         self.0.0.ended.notify_all();
         self.0.0.notify.notify_waiters();
     }
@@ -262,7 +268,13 @@ impl HashPool {
         let its = Arc::clone(&shared);
         thread::Builder::new().name("tell-hashes".into()).stack_size(TELLER_STACK).spawn(move || {
             // Until the hashing threads end; what they share is not gone before this one.
-            groups.into_iter().for_each(|group| its.telling.during(|| tell(group)));
+            let mut next = None;
+            while let Some(group) = next.take().or_else(|| groups.recv().ok()) {
+                its.telling.during(|| {
+                    tell(group);
+                    next = groups.recv_timeout(TO_COME).ok();
+                });
+            }
         })?;
         for n in 0..slots {
             let (shared, teller) = (Arc::clone(&shared), teller.clone());

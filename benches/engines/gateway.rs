@@ -59,7 +59,8 @@ impl Gateway {
             v1,
             v2,
             program: options.program.clone(),
-            environment: Vec::new(),
+            // It is to begin as it does elsewhere, and not with what this bench has begun with.
+            environment: vec![("GLIBC_TUNABLES".to_owned(), String::new())],
             arguments: vec!["serve".into()],
             process: None,
             directory,

@@ -33,8 +33,8 @@ impl<Q> Prepared<Q> {
         Prepared(Silent(self.0)).load::<i32>(conn).map(drop)
     }
 
-    /// As [`run`](Self::run), and says how many rows it changed. On SQLite, where a statement that returns anything fills a
-    /// table of its own first, [`changed_in_file`](Self::changed_in_file) does so for less.
+    /// As [`run`](Self::run), and says how many rows it changed. On SQLite, where a statement that changes rows and returns
+    /// any fills a table of its own first, [`changed_in_file`](Self::changed_in_file) does so for less.
     ///
     /// # Errors
     /// The database's.

@@ -686,13 +686,17 @@ mod tests {
         unreachable!("only its type is asked for")
     }
 
-    // An empty column must not make another text of an insert: its text would be made anew each time.
+    // An empty column must not make another text of an insert. It would be made anew each time; and the sign-up's in
+    // `bundle.rs`, which is known by `OfOneText`, would be taken for the one of the first row.
     #[test]
     fn inserts_are_kept_by_their_type() {
         assert!(is_kept_by_type(|| Prepared(diesel::insert_into(users::table).values(any::<UserRow>()))));
         assert!(is_kept_by_type(|| Prepared(diesel::insert_into(sessions::table).values(any::<SessionRow>()))));
         assert!(is_kept_by_type(|| Prepared(diesel::insert_into(audit_events::table).values(any::<AuditRow>()))));
         assert!(is_kept_by_type(|| Prepared(diesel::insert_into(outbox::table).values(any::<OutboxRow>()))));
+        assert!(is_kept_by_type(|| Prepared(diesel::insert_into(totp_factors::table).values(any::<TotpRow>()))));
+        let code = || Prepared(diesel::insert_into(recovery_codes::table).values(any::<RecoveryCodeRow>()));
+        assert!(is_kept_by_type(code));
         let change = || Prepared(diesel::update(users::table).set(users::bio.eq("")));
         assert!(!is_kept_by_type(change), "diesel does not know how many texts it has");
     }

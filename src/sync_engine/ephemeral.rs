@@ -95,7 +95,7 @@ impl EphemeralStore {
         telling: &Telling,
     ) -> Result<Self, RedisError> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone(), Together::in_file(settings, telling).going_on()),
+            StoreUrl::Embedded => Place::Table(database.clone(), Together::in_file(settings, telling)),
             StoreUrl::Redis(url) => {
                 let timeout = settings.store.timeout;
                 let manager = Manager { client: Client::open(url.expose())?, timeout };

@@ -1,6 +1,6 @@
 //! Who asks at the same time asks together: whoever comes while another's question is under way waits for the next
 //! one, which is for all that have come by then. Nobody waits for others to come, but while several are being told of
-//! their hashes, or of another answer that they go on with.
+//! their hashes.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,6 @@ pub struct Together<Q, A> {
     state: Arc<Mutex<State<Q, A>>>,
     side_by_side: usize,
     telling: Telling,
-    goes_on: bool,
 }
 
 impl<Q, A> Clone for Together<Q, A> {
@@ -78,7 +77,7 @@ impl<Q, A> Together<Q, A> {
     pub fn new(side_by_side: usize) -> Self {
         let state = State { groups: VecDeque::new(), leaders: 0 };
         let (state, telling) = (Arc::new(Mutex::new(state)), Telling::default());
-        Self { state, side_by_side: side_by_side.max(1), telling, goes_on: false }
+        Self { state, side_by_side: side_by_side.max(1), telling }
     }
 
     /// For what is asked of the database: together where it is a file, or else each by itself. Those who are being told
@@ -88,11 +87,6 @@ impl<Q, A> Together<Q, A> {
             true => Self { telling: telling.clone(), ..Self::new(1) },
             false => Self::new(usize::MAX),
         }
-    }
-
-    /// Whoever is answered has something else to ask, together with those who were answered with them.
-    pub fn going_on(self) -> Self {
-        Self { goes_on: true, ..self }
     }
 
     /// Asks by `ask_all`, which answers many in their order, on this thread or on that of another who waits.
@@ -184,10 +178,7 @@ struct Leading<'a, Q, A>(&'a Together<Q, A>, &'a Shared<A>);
 impl<Q, A> Leading<'_, Q, A> {
     fn ask(self, questions: &[Q], ask_all: &impl Fn(&[Q]) -> Result<Vec<A>, Unavailable>) {
         match ask_all(questions) {
-            Ok(answers) => {
-                let tell = || self.1.tell(Ok(answers.into_iter().map(|answer| Mutex::new(Some(answer))).collect()));
-                if self.0.goes_on && questions.len() > 1 { self.0.telling.during(tell) } else { tell() }
-            }
+            Ok(answers) => self.1.tell(Ok(answers.into_iter().map(|answer| Mutex::new(Some(answer))).collect())),
             // What is away is so for all who wait: they must not find it out one after the other.
             Err(error) => {
                 for shared in self.0.take_all().iter().map(|group| &group.shared) {
@@ -294,33 +285,6 @@ mod tests {
         });
         assert_eq!(*lock(&sizes), [16]);
         assert_at_rest(&together);
-    }
-
-    #[test]
-    fn those_who_were_answered_together_go_on_together() {
-        let (telling, settings) = (Telling::default(), Settings::from_overrides(&[]).unwrap());
-        let sizes_of_what_follows = || {
-            let first = Doubling::in_file(&settings, &telling).going_on();
-            let (then, sizes) = (Doubling::in_file(&settings, &telling), Mutex::new(Vec::new()));
-            let held = |all: &[usize]| {
-                if all.len() < 16 {
-                    wait_for(&first, 16 - all.len());
-                }
-                double(all)
-            };
-            let noted = |all: &[usize]| {
-                lock(&sizes).push(all.len());
-                double(all)
-            };
-            let both = |nth| then.ask(first.ask(nth, held).unwrap(), noted).unwrap();
-            assert_eq!(ask(17, both), (0..17).map(|nth| nth * 4).collect::<Vec<_>>());
-            assert_at_rest(&first);
-            assert_at_rest(&then);
-            lock(&sizes).clone()
-        };
-        // On a busy machine some come later.
-        let largest = || sizes_of_what_follows().into_iter().max().unwrap();
-        assert!(std::iter::repeat_with(largest).take(50).any(|largest| largest >= 16));
     }
 
     #[test]

@@ -156,9 +156,11 @@ fn the_gateway_tells_its_allocator_what_an_operator_has_not() {
     assert!(set(&begun, ours), "{begun}");
     let own_process = format!("ALLOCATOR_TUNED_IN_PROCESS={}", gateway.pid());
     assert!(set(&begun, &own_process), "so that it does not begin for ever");
-    // glibc asks for them only where the kernel waits to be asked (since 2.35).
+    // glibc asks for them only where the kernel waits to be asked, and since 2.35.
+    let version = std::process::Command::new("getconf").arg("GNU_LIBC_VERSION").output().unwrap().stdout;
+    let minor = String::from_utf8(version).unwrap().trim().rsplit('.').next().and_then(|n| n.parse::<u32>().ok());
     let on_request = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
-        .is_ok_and(|modes| modes.contains("[madvise]"));
+        .is_ok_and(|modes| modes.contains("[madvise]") && minor.is_some_and(|minor| minor >= 35));
     if on_request {
         let memory = std::fs::read_to_string(format!("/proc/{}/smaps", gateway.pid())).unwrap();
         let flags = |line: &&str| line.starts_with("VmFlags:") && line.contains(" hg");

@@ -1,5 +1,6 @@
 -- SQLite makes a table for a list of three and more, for each row that is checked against it. The same conditions without
--- lists; the way is that of https://www.sqlite.org/lang_altertable.html#otheralter for constraints.
+-- lists, as https://www.sqlite.org/lang_altertable.html#otheralter has it for constraints, but that a table that comes
+-- and goes changes the schema's version. Where somebody has spelled a condition otherwise, it stays as it is.
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(replace(sql,
     'CHECK (role IN (''client'', ''vendor'', ''staff'', ''admin''))',
