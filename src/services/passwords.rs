@@ -443,7 +443,7 @@ fn is_like(password: &str, known: &str) -> bool {
 const LIKENESS: f64 = 0.7;
 
 // Whether so much of the longer one can be made of the shorter one's characters at all. Each that cannot is a difference,
-// and to count is a tenth of the work of finding the differences.
+// and to count them is less work than to find the differences.
 fn shares(one: &str, other: &str, part: f64) -> bool {
     let (mut left, mut longer, mut shared): (Vec<char>, _, _) = (one.chars().collect(), one.chars().count(), 0_u32);
     longer = longer.max(other.chars().count());
@@ -487,6 +487,14 @@ mod tests {
             proptest::prop_assert!(shares(&one, &other, LIKENESS) || likeness < LIKENESS, "{likeness}");
             proptest::prop_assert!(shares(&one, &one, 1.0));
         }
+    }
+
+    #[test]
+    fn what_shares_too_few_characters_is_told_by_them() {
+        assert!(!shares("violet-kettle-93", "example", LIKENESS));
+        assert!(!shares("aaaaaaaa", "abababab", LIKENESS));
+        assert!(shares("abcdefghij", "xyzgfedcba", LIKENESS), "seven of ten, in whatever order");
+        assert!(!shares("abcdefghij", "wxyzfedcba", LIKENESS));
     }
 
     #[test]

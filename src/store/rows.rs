@@ -139,8 +139,7 @@ impl RenewalRow {
 
 /// Table `users`, whole.
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(treat_none_as_default_value = false)]
-#[diesel(table_name = users, check_for_backend(Pg, Sqlite))]
+#[diesel(table_name = users, treat_none_as_default_value = false, check_for_backend(Pg, Sqlite))]
 pub struct UserRow {
     id: DbId,
     email: Option<Vec<u8>>,
@@ -298,8 +297,7 @@ impl ProfileRow {
 
 /// Table `sessions`, whole.
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(treat_none_as_default_value = false)]
-#[diesel(table_name = sessions, check_for_backend(Pg, Sqlite))]
+#[diesel(table_name = sessions, treat_none_as_default_value = false, check_for_backend(Pg, Sqlite))]
 pub struct SessionRow {
     id: DbId,
     user_id: DbId,
@@ -391,8 +389,7 @@ pub fn sessions_and_users(ids: &[SessionId], rows: Vec<(SessionRow, UserRow)>, k
 
 /// Table `outbox`, without what only the database needs.
 #[derive(Queryable, QueryableByName, Selectable, Insertable)]
-#[diesel(treat_none_as_default_value = false)]
-#[diesel(table_name = outbox, check_for_backend(Pg, Sqlite))]
+#[diesel(table_name = outbox, treat_none_as_default_value = false, check_for_backend(Pg, Sqlite))]
 pub struct OutboxRow {
     id: DbId,
     channel: String,
@@ -508,8 +505,7 @@ pub fn entry_of(key: &str, rows: &[EntryRow], now: OffsetDateTime) -> Option<Ent
 
 /// Table `audit_events`.
 #[derive(Insertable)]
-#[diesel(treat_none_as_default_value = false)]
-#[diesel(table_name = audit_events)]
+#[diesel(table_name = audit_events, treat_none_as_default_value = false)]
 pub struct AuditRow {
     id: DbId,
     at: DbMoment,
@@ -622,8 +618,7 @@ impl NewPasswordRow {
 
 /// Table `totp_factors`, whole.
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(treat_none_as_default_value = false)]
-#[diesel(table_name = totp_factors, check_for_backend(Pg, Sqlite))]
+#[diesel(table_name = totp_factors, treat_none_as_default_value = false, check_for_backend(Pg, Sqlite))]
 pub struct TotpRow {
     user_id: DbId,
     secret: Vec<u8>,
@@ -657,8 +652,7 @@ impl TotpRow {
 
 /// Table `recovery_codes`, as a code goes in.
 #[derive(Insertable)]
-#[diesel(treat_none_as_default_value = false)]
-#[diesel(table_name = recovery_codes)]
+#[diesel(table_name = recovery_codes, treat_none_as_default_value = false)]
 pub struct RecoveryCodeRow {
     user_id: DbId,
     digest: Vec<u8>,
