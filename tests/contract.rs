@@ -225,6 +225,13 @@ impl<P: Adapter> World<P> {
         rows.into_iter().next().expect("a row").value
     }
 
+    /// What has been counted under a limit in its present window.
+    fn counted_in_redis(&self, key: &str) -> usize {
+        let StoreUrl::Redis(url) = self.settings.store() else { panic!("no Redis") };
+        let mut conn = ::redis::Client::open(url.expose()).and_then(|client| client.get_connection()).expect("Redis");
+        ::redis::cmd("HGET").arg(key).arg("current").query(&mut conn).expect("a number")
+    }
+
     /// Cuts every connection to this world's Redis database, and to no other's.
     fn cut_redis_connections(&self) {
         let StoreUrl::Redis(url) = self.settings.store() else { panic!("no Redis") };
@@ -376,6 +383,7 @@ everywhere! { STORES:
 
 everywhere! { IN_REDIS:
     limits_decide_alike_in_process_and_in_redis
+    whoever_asks_often_is_counted_ahead_and_has_no_more_than_the_limit
     a_broken_connection_is_replaced_where_a_repeat_does_no_harm
 }
 
@@ -2599,6 +2607,35 @@ mod stories {
                 }
             }
             return;
+        }
+    }
+
+    pub(super) async fn whoever_asks_often_is_counted_ahead_and_has_no_more_than_the_limit<P: Adapter>(
+        world: &World<P>,
+    ) {
+        const LIMIT: u32 = 5000;
+        let limited = [rule("often", LIMIT, LONG * 60)];
+        let instances = [world.ports.clone(), world.twin()];
+        let [one, _] = &instances;
+        // By one instance alone, each is told what is left after itself.
+        for before in 0..200 {
+            assert_eq!(remaining(&one.ephemeral().admit(&limited).await), LIMIT - before - 1);
+        }
+        let (mut admitted, mut refused, mut was_ahead) = (200, [false; 2], false);
+        while refused != [true; 2] {
+            for (instance, refused) in instances.iter().zip(&mut refused) {
+                let answers = instance.together(50, async |ports, _| ports.ephemeral().admit(&limited).await).await;
+                admitted += answers.iter().filter(|answer| is_admitted(answer)).count();
+                *refused = answers.iter().any(|answer| !is_admitted(answer));
+            }
+            was_ahead |= world.counted_in_redis(&limited[0].key) > admitted;
+        }
+        assert_eq!(admitted, usize::try_from(LIMIT).expect("a small number"));
+        assert!(was_ahead, "each was counted as it came");
+        let seldom = [rule("seldom", 1000, LONG * 60)];
+        for before in 0..400 {
+            assert!(is_admitted(&one.ephemeral().admit(&seldom).await));
+            assert_eq!(world.counted_in_redis(&seldom[0].key), before + 1, "a small limit is counted one by one");
         }
     }
 

@@ -23,6 +23,7 @@ use crate::{
     },
     settings::{Settings, StoreUrl},
     store::{
+        ahead::Ahead,
         claim::ClaimedAt,
         living::Living,
         prepared::Prepared,
@@ -44,7 +45,13 @@ pub struct EphemeralStore {
 #[derive(Clone)]
 enum Place {
     Table(Table),
-    Redis { line: Arc<Line>, breaker: Arc<Breaker>, limit: Duration, asking: Together<Vec<Rule>, Decision> },
+    Redis {
+        line: Arc<Line>,
+        breaker: Arc<Breaker>,
+        limit: Duration,
+        asking: Together<Vec<Rule>, Decision>,
+        ahead: Arc<Ahead>,
+    },
 }
 
 /// The table, and those of a worker who ask for it at once.
@@ -149,7 +156,13 @@ impl EphemeralStore {
                     AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience);
                 let client = Client::open(url.expose()).map_err(Unavailable::store)?;
                 let line = Arc::new(Line { client, config, current: Mutex::default() });
-                Place::Redis { line, breaker: Arc::default(), limit: settings.store.timeout, asking: Together::new(1) }
+                Place::Redis {
+                    line,
+                    breaker: Arc::default(),
+                    limit: settings.store.timeout,
+                    asking: Together::new(1),
+                    ahead: Arc::default(),
+                }
             }
         };
         Ok(Self { place, limiter })
@@ -378,13 +391,16 @@ impl Ephemeral for EphemeralStore {
     async fn admit(&self, rules: &[Rule]) -> Decision {
         let decision = match &self.place {
             Place::Table(..) => None,
-            Place::Redis { line, breaker, limit, asking } => {
-                let (line, breaker, limit) = (Arc::clone(line), Arc::clone(breaker), *limit);
+            Place::Redis { line, breaker, limit, asking, ahead } => {
+                if let Some(counted) = ahead.take(rules, Instant::now()) {
+                    return counted;
+                }
+                let (line, breaker, limit, ahead) = (Arc::clone(line), Arc::clone(breaker), *limit, Arc::clone(ahead));
                 let ask_all = async move |all: &[Vec<Rule>]| {
-                    let crowd = Crowd::of(all);
+                    let crowd = Crowd::of(all, &ahead);
                     let asked = async |server: &mut MultiplexedConnection| crowd.admit().invoke_async(server).await;
                     let answer: Vec<u64> = on_redis(&line, &breaker, limit, Tries::One, asked).await?;
-                    crowd.decisions(&answer).ok_or_else(|| Unavailable::store("an answer of another form"))
+                    crowd.decisions(&answer, &ahead).ok_or_else(|| Unavailable::store("an answer of another form"))
                 };
                 asking.ask(rules.to_vec(), ask_all).await.ok()
             }

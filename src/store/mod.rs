@@ -1,5 +1,6 @@
 //! What both engines' stores share: schema, rows, migrations, Redis scripts and session settings.
 
+pub mod ahead;
 pub mod bundle;
 pub mod claim;
 pub mod living;

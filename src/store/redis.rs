@@ -8,6 +8,7 @@ use std::{
 
 use redis::{Cmd, ErrorKind, RedisResult, Script, ScriptInvocation};
 
+use super::ahead::Ahead;
 use crate::services::{
     limits::{Decision, Left, Rule},
     ports::{Claim, Entry},
@@ -171,38 +172,49 @@ pub fn decrement(key: &str) -> ScriptInvocation<'static> {
 
 /// Requests that come at once, each under its rules. Those under the same rules are counted in one go.
 pub struct Crowd<'a> {
-    // Rules, and how many are under them.
-    groups: Vec<(&'a [Rule], u32)>,
+    groups: Vec<Group<'a>>,
     // The group of each, and how many of that group came before it.
     places: Vec<(usize, u32)>,
+    asked_at: Instant,
+}
+
+// Requests under the same rules, and how many more of them are to be counted.
+struct Group<'a> {
+    rules: &'a [Rule],
+    count: u32,
+    ahead: u32,
 }
 
 impl<'a> Crowd<'a> {
-    /// Of the rules of each.
-    pub fn of(all: &'a [Vec<Rule>]) -> Self {
-        let (mut groups, mut places) = (Vec::<(&[Rule], u32)>::new(), Vec::with_capacity(all.len()));
+    /// Of the rules of each. Of those who ask often, more are counted, which go to `ahead`.
+    pub fn of(all: &'a [Vec<Rule>], ahead: &Ahead) -> Self {
+        let (mut groups, mut places) = (Vec::<Group<'_>>::new(), Vec::with_capacity(all.len()));
         let mut known = HashMap::new();
         for rules in all.iter().map(Vec::as_slice) {
             let index = *known.entry(rules).or_insert(groups.len());
             match groups.get_mut(index) {
-                Some((_, count)) => {
-                    places.push((index, *count));
-                    *count += 1;
+                Some(group) => {
+                    places.push((index, group.count));
+                    group.count += 1;
                 }
                 None => {
                     places.push((index, 0));
-                    groups.push((rules, 1));
+                    groups.push(Group { rules, count: 1, ahead: 0 });
                 }
             }
         }
-        Self { groups, places }
+        let asked_at = Instant::now();
+        for group in &mut groups {
+            group.ahead = ahead.wanted(group.rules, group.count, asked_at);
+        }
+        Self { groups, places, asked_at }
     }
 
     /// Answers `Vec<u64>`, for [`Self::decisions`].
     pub fn admit(&self) -> ScriptInvocation<'static> {
         let mut script = ADMIT.prepare_invoke();
-        for (rules, count) in &self.groups {
-            script.arg(*count).arg(rules.len());
+        for Group { rules, count, ahead } in &self.groups {
+            script.arg(*count).arg(*ahead).arg(rules.len());
             for rule in *rules {
                 let micros = u64::try_from(rule.rate.per.as_micros()).unwrap_or(u64::MAX);
                 script.key(&rule.key).arg(micros).arg(rule.rate.count);
@@ -211,22 +223,31 @@ impl<'a> Crowd<'a> {
         script
     }
 
-    /// Reads the answer of [`Self::admit`]: for each group, how many were admitted, and microseconds that the others
-    /// are to wait; then for each rule what remains, and microseconds until its window ends.
-    pub fn decisions(&self, mut answer: &[u64]) -> Option<Vec<Decision>> {
+    /// Reads the answer of [`Self::admit`]: for each group, how many were admitted, microseconds that the others are to
+    /// wait, and how many were counted ahead, which `ahead` keeps; then for each rule what remains beside all these, and
+    /// microseconds until its window ends.
+    pub fn decisions(&self, mut answer: &[u64], ahead: &Ahead) -> Option<Vec<Decision>> {
         let mut groups = Vec::with_capacity(self.groups.len());
-        for (rules, _) in &self.groups {
-            let (group, rest) = answer.split_at_checked(2 + 2 * rules.len())?;
-            groups.push(group.split_first_chunk::<2>()?);
+        for Group { rules, .. } in &self.groups {
+            let (group, rest) = answer.split_at_checked(3 + 2 * rules.len())?;
+            let ([admitted, wait, more], left) = group.split_first_chunk::<3>()?;
+            let left = left.as_chunks::<2>().0.iter().map(|[remaining, reset]| Left {
+                remaining: u32::try_from(*remaining).unwrap_or(u32::MAX),
+                reset: Duration::from_micros(*reset),
+            });
+            let left: Vec<_> = left.collect();
+            let more = u32::try_from(*more).unwrap_or(u32::MAX);
+            if let ([rule], [left], 1..) = (*rules, left.as_slice(), more) {
+                ahead.keep(rule, more, *left, self.asked_at);
+            }
+            groups.push((u32::try_from(*admitted).unwrap_or(u32::MAX), *wait, more, left));
             answer = rest;
         }
         let decision = |(index, before): &(usize, u32)| {
-            let ([admitted, wait], left) = groups.get(*index)?;
-            let after = admitted.checked_sub(u64::from(*before) + 1);
-            let left = left.as_chunks::<2>().0.iter().map(|[remaining, reset]| {
-                let remaining = u32::try_from(remaining + after.unwrap_or(0)).unwrap_or(u32::MAX);
-                Left { remaining, reset: Duration::from_micros(*reset) }
-            });
+            let (admitted, wait, more, left) = groups.get(*index)?;
+            let after = admitted.checked_sub(before + 1);
+            let unused = after.unwrap_or(0).saturating_add(*more);
+            let left = left.iter().map(|left| Left { remaining: left.remaining.saturating_add(unused), ..*left });
             let left = left.collect();
             Some(match after {
                 Some(_) => Decision::Admitted(left),
@@ -321,15 +342,16 @@ mod tests {
         let rate = Rate { count: 9, per: Duration::from_secs(60) };
         let rule = |key: &str| Rule { key: key.into(), rate };
         let (one, both) = (vec![rule("a")], vec![rule("a"), rule("b")]);
-        let all = [one.clone(), both, one.clone(), one, Vec::new()];
-        let crowd = Crowd::of(&all);
-        assert_eq!(crowd.groups.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [3, 1, 1]);
+        let all = [one.clone(), both, one.clone(), one.clone(), Vec::new()];
+        let ahead = Ahead::default();
+        let crowd = Crowd::of(&all, &ahead);
+        assert_eq!(crowd.groups.iter().map(|group| group.count).collect::<Vec<_>>(), [3, 1, 1]);
         let left = |remaining: &[u32]| {
             let left = |remaining: &u32| Left { remaining: *remaining, reset: Duration::from_micros(7) };
             remaining.iter().map(left).collect::<Vec<_>>()
         };
         assert_eq!(
-            crowd.decisions(&[2, 5, 0, 7, 1, 0, 3, 7, 4, 7, 1, 0]),
+            crowd.decisions(&[2, 5, 0, 0, 7, 1, 0, 0, 3, 7, 4, 7, 1, 0, 0], &ahead),
             Some(vec![
                 Decision::Admitted(left(&[1])),
                 Decision::Admitted(left(&[3, 4])),
@@ -338,6 +360,18 @@ mod tests {
                 Decision::Admitted(Vec::new()),
             ])
         );
-        assert_eq!(crowd.decisions(&[2, 5, 0]), None);
+        assert_eq!(crowd.decisions(&[2, 5, 0], &ahead), None);
+        assert_eq!(ahead.take(&one, Instant::now()), None);
+
+        let answer = [3, 0, 16, 40, 60_000_000, 1, 0, 0, 3, 7, 4, 7, 1, 0, 0];
+        let decisions = crowd.decisions(&answer, &ahead).unwrap();
+        let remaining = |decision: &Decision| match decision {
+            Decision::Admitted(left) => left[0].remaining,
+            Decision::Throttled { .. } => panic!("{decision:?}"),
+        };
+        let of_three: Vec<_> = [0, 2, 3].into_iter().map(|nth| remaining(&decisions[nth])).collect();
+        assert_eq!(of_three, [58, 57, 56], "who was counted ahead comes after them");
+        let taken = std::iter::from_fn(|| ahead.take(&one, Instant::now()));
+        assert_eq!(taken.map(|decision| remaining(&decision)).collect::<Vec<_>>(), (40..56).rev().collect::<Vec<_>>());
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     },
     settings::{Settings, StoreUrl},
     store::{
+        ahead::Ahead,
         claim::ClaimedAt,
         prepared::Prepared,
         redis::{self as commands, Breaker, Crowd, Tries},
@@ -80,7 +81,7 @@ pub struct EphemeralStore {
 #[derive(Clone)]
 enum Place {
     Table(Database, Together<ClaimedAt, Result<bool, Unavailable>>),
-    Redis { pool: Pool<Manager>, breaker: Arc<Breaker>, asking: Together<Vec<Rule>, Decision> },
+    Redis { pool: Pool<Manager>, breaker: Arc<Breaker>, asking: Together<Vec<Rule>, Decision>, ahead: Arc<Ahead> },
 }
 
 impl EphemeralStore {
@@ -105,7 +106,7 @@ impl EphemeralStore {
                     .connection_timeout(timeout)
                     .error_handler(Box::new(r2d2::NopErrorHandler))
                     .build_unchecked(manager);
-                Place::Redis { pool, breaker: Arc::default(), asking: Together::new(1) }
+                Place::Redis { pool, breaker: Arc::default(), asking: Together::new(1), ahead: Arc::default() }
             }
         };
         Ok(Self { place, limiter })
@@ -293,11 +294,14 @@ impl Ephemeral for EphemeralStore {
     fn admit(&self, rules: &[Rule]) -> Ready<Decision> {
         let decision = match &self.place {
             Place::Table(..) => None,
-            Place::Redis { pool, breaker, asking } => {
+            Place::Redis { pool, breaker, asking, ahead } => {
+                if let Some(counted) = ahead.take(rules, Instant::now()) {
+                    return ready(counted);
+                }
                 let ask_all = |all: &[Vec<Rule>]| {
-                    let crowd = Crowd::of(all);
+                    let crowd = Crowd::of(all, ahead);
                     let answer: Vec<u64> = on_redis(pool, breaker, Tries::One, |server| crowd.admit().invoke(server))?;
-                    crowd.decisions(&answer).ok_or_else(|| Unavailable::store("an answer of another form"))
+                    crowd.decisions(&answer, ahead).ok_or_else(|| Unavailable::store("an answer of another form"))
                 };
                 asking.ask(rules.to_vec(), ask_all).ok()
             }

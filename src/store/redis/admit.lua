@@ -1,8 +1,9 @@
 -- The sliding window of services/limits.rs, for groups of requests that come at once. ARGV has of each group how many
--- requests it is of and how many rules it is under, then of each rule its window (µs) and limit; KEYS are the rules.
--- A request is counted against all rules of its group or, when one is exhausted, against none. Returns of each group
--- how many were counted and how many µs the others are to wait; then of each rule how much remains, and the µs until
--- its window ends.
+-- requests it is of, how many more of them are wanted ahead, and how many rules it is under, then of each rule its
+-- window (µs) and limit; KEYS are the rules. A request is counted against all rules of its group or, when one is
+-- exhausted, against none; ahead, no more are counted than a 64th of what remains then, and less than 16 not at all.
+-- Returns of each group how many were counted, how many µs the others are to wait, and how many were counted ahead;
+-- then of each rule how much remains, and the µs until its window ends.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local windows = {}
@@ -38,16 +39,22 @@ local function wait(w, limit)
   return share(w.previous, limit - 1 - w.current) * w.per - w.elapsed
 end
 
+local function remaining(rule)
+  local w = rule.window
+  return math.max(math.floor(rule.limit - w.current - w.previous * (1 - w.elapsed / w.per)), 0)
+end
+
 local argument, key = 1, 1
 while argument <= #ARGV do
-  local requests, count = tonumber(ARGV[argument]), tonumber(ARGV[argument + 1])
+  local requests, wanted = tonumber(ARGV[argument]), tonumber(ARGV[argument + 1])
+  local count = tonumber(ARGV[argument + 2])
   local rules = {}
   for n = 1, count do
-    local per, limit = tonumber(ARGV[argument + 2 * n]), tonumber(ARGV[argument + 2 * n + 1])
+    local per, limit = tonumber(ARGV[argument + 1 + 2 * n]), tonumber(ARGV[argument + 2 + 2 * n])
     rules[n] = { window = window(KEYS[key], per), limit = limit }
     key = key + 1
   end
-  argument = argument + 2 + 2 * count
+  argument = argument + 3 + 2 * count
   local admitted, longest = 0, 0
   while admitted < requests do
     for _, rule in ipairs(rules) do
@@ -61,13 +68,20 @@ while argument <= #ARGV do
     end
     admitted = admitted + 1
   end
+  local ahead = admitted == requests and wanted or 0
+  for _, rule in ipairs(rules) do
+    ahead = math.min(ahead, math.floor(remaining(rule) / 64))
+  end
+  if ahead < 16 then ahead = 0 end
+  for _, rule in ipairs(rules) do
+    rule.window.current = rule.window.current + ahead
+  end
   answer[#answer + 1] = admitted
   answer[#answer + 1] = math.ceil(longest)
+  answer[#answer + 1] = ahead
   for _, rule in ipairs(rules) do
-    local w = rule.window
-    local remaining = math.floor(rule.limit - w.current - w.previous * (1 - w.elapsed / w.per))
-    answer[#answer + 1] = math.max(remaining, 0)
-    answer[#answer + 1] = math.ceil(w.per - w.elapsed)
+    answer[#answer + 1] = remaining(rule)
+    answer[#answer + 1] = math.ceil(rule.window.per - rule.window.elapsed)
   end
 end
 
