@@ -153,7 +153,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
     let database = Database::new(settings);
     let hashing = HashPool::start(settings, 1)?;
     Ok(BlockingPorts {
-        ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()), hashing.telling())?,
+        ephemeral: EphemeralStore::new(settings, &database, Arc::new(LocalLimiter::default()))?,
         sessions: SessionCache::new(Arc::default()),
         reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(rotation::side_by_side(settings)),

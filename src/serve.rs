@@ -64,7 +64,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
         Some(listener) => {
             let database = Database::new(settings);
             let ports = BlockingPorts {
-                ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter), hashing.telling())?,
+                ephemeral: EphemeralStore::new(settings, &database, Arc::clone(&limiter))?,
                 sessions: SessionCache::new(Arc::clone(&versions)),
                 reads: Together::new(READS_SIDE_BY_SIDE),
                 rotations: Together::new(rotation::side_by_side(settings)),

@@ -15,8 +15,8 @@ use bifrons::services::model::{
     Page, ProfileChanges, Role, Session, SessionId, Settlement, User, UserId,
 };
 use bifrons::services::ports::{
-    Audit as _, Before, Bundle, Claim, Ephemeral, First, Inserted, Living, Outbox as _, Ports, Put, READS_SIDE_BY_SIDE,
-    Rotated, Rotation, SecondFactors as _, Sessions, Users as _,
+    Audit as _, Before, Bundle, Claim, Claiming, Ephemeral, First, Inserted, Living, Outbox as _, Ports, Put,
+    READS_SIDE_BY_SIDE, Rotated, Rotation, SecondFactors as _, Sessions, Users as _,
 };
 use bifrons::services::run::run;
 use bifrons::services::totp::{TotpFactor, TotpSecret};
@@ -85,8 +85,7 @@ impl Adapter for BlockingPorts {
     fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
         let database = sync_engine::Database::new(settings);
         Self {
-            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default(), &Telling::default())
-                .expect("a store"),
+            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
             reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),
@@ -373,6 +372,7 @@ everywhere! { STORES:
     entries_are_stored_with_a_right_and_found_together
     whoever_reads_entries_at_once_finds_their_own
     a_right_is_had_once_in_its_time_and_so_often_in_its_window
+    what_depends_on_a_right_is_written_with_it_or_not_at_all
     of_many_removals_of_one_value_exactly_one_succeeds
     a_counter_counts_everyone_and_lives_from_its_first_count
     what_is_taken_back_from_a_counter_is_as_if_it_had_not_been_counted
@@ -2346,6 +2346,66 @@ mod stories {
         let [taken, counted] = store.get_all(["k", "had:k"]).await.expect("an answer");
         assert!(lives(taken.expect("it is taken").expires_in, LONG));
         assert!(lives(counted.expect("it is counted").expires_in, LONG * 9));
+    }
+
+    pub(super) async fn what_depends_on_a_right_is_written_with_it_or_not_at_all<P: Adapter>(world: &World<P>) {
+        let ports = &world.ports;
+        let put = |key: &str| Put { key: key.to_owned(), value: Vec::new(), ttl: LONG };
+        let claim_named = |name: &str| Claim {
+            most: 100,
+            ..claim_of(name, vec![put(&format!("always:{name}"))], put("with"), put("without"))
+        };
+        let ask = async |ports: &P, name: &str, first: First<'_>| {
+            let (event, letters) = (audit_event(ports), [letter(ports), letter(ports)]);
+            let refused = AuditEvent { reason: "too_soon", ..audit_event(ports) };
+            let notice = OutboxEntry { channel: Channel::Event, ..letter(ports) };
+            let granted = Bundle { first, session: None, event: &event, entries: &letters };
+            let withheld = (&refused, std::slice::from_ref(&notice));
+            ports.claim_and_write(&Claiming { claim: &claim_named(name), granted, withheld }).await
+        };
+        let is_there = async |key: &str| world.twin().ephemeral().get(key).await.expect("an answer").is_some();
+        let refused = "SELECT CAST(count(*) AS TEXT) AS value FROM audit_events WHERE reason = 'too_soon'";
+
+        let ada = unverified(ports);
+        assert!(ask(ports, "a", First::SignUp(&ada)).await.expect("an answer"));
+        assert_eq!((rows(world), world.value(refused, refused)), ([1, 0, 2, 1], "0".to_owned()));
+        assert!(is_there("a").await && is_there("always:a").await && is_there("with").await);
+        assert!(!is_there("without").await);
+        // It is had already: what is first is done all the same.
+        let bob = unverified(ports);
+        assert!(ask(ports, "a", First::SignUp(&bob)).await.expect("an answer"));
+        assert_eq!((rows(world), world.value(refused, refused)), ([2, 0, 3, 2], "1".to_owned()));
+        assert!(is_there("without").await);
+        assert!(found(&world.twin(), bob.id).await.is_some());
+
+        // Of a sign-up that cannot be, nothing is written, and nobody has the right.
+        let other = User { id: UserId(ports.new_id()), ..ada.clone() };
+        assert!(!ask(ports, "b", First::SignUp(&other)).await.expect("an answer"));
+        assert_eq!(rows(world), [2, 0, 3, 2]);
+        assert!(!is_there("b").await);
+        world.refuse_commits();
+        assert!(ask(ports, "b", First::SignUp(&unverified(ports))).await.is_err());
+        assert_eq!(rows(world), [2, 0, 3, 2]);
+        assert!(!is_there("b").await);
+        world.allow_commits();
+        assert!(ask(ports, "b", First::Nothing).await.expect("an answer"));
+        assert_eq!((rows(world), world.value(refused, refused)), ([2, 0, 5, 3], "1".to_owned()));
+
+        // Of many at once each has what is its own, and one of those who ask for one right has it.
+        let answers = ports
+            .together(40, async |ports, nth| {
+                let fresh = if nth % 4 == 0 { ada.clone() } else { unverified(&ports) };
+                ask(&ports, &format!("right:{}", nth % 8), First::SignUp(&fresh)).await.expect("an answer")
+            })
+            .await;
+        assert_eq!(answers.iter().filter(|is_written| **is_written).count(), 30);
+        // Six rights, with two letters each; the other 24 have a notice.
+        let [users, sessions, outbox, audited] = rows(world);
+        assert_eq!((users, sessions, audited), (32, 0, 33));
+        assert_eq!((outbox, world.value(refused, refused)), (5 + 6 * 2 + 24, "25".to_owned()));
+        for nth in 0..8 {
+            assert_eq!(is_there(&format!("right:{nth}")).await, nth % 4 != 0, "{nth}");
+        }
     }
 
     pub(super) async fn of_many_removals_of_one_value_exactly_one_succeeds<P: Adapter>(world: &World<P>) {

@@ -223,8 +223,7 @@ impl Engine for BlockingPorts {
     fn new(settings: &Settings, keys: Arc<Keys>) -> Self {
         let database = sync_engine::Database::new(settings);
         Self {
-            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default(), &Telling::default())
-                .expect("a store"),
+            ephemeral: sync_engine::EphemeralStore::new(settings, &database, Arc::default()).expect("a store"),
             sessions: sync_engine::SessionCache::new(Arc::default()),
             reads: sync_engine::Together::new(READS_SIDE_BY_SIDE),
             rotations: sync_engine::Together::new(bifrons::store::rotation::side_by_side(settings)),

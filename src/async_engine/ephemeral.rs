@@ -58,7 +58,6 @@ enum Place {
 #[derive(Clone)]
 struct Table {
     database: Database,
-    claims: Together<Arc<ClaimedAt>, Result<bool, Unavailable>>,
     reads: Together<Arc<Living>, Result<Vec<Option<Entry>>, Unavailable>>,
 }
 
@@ -135,7 +134,12 @@ impl Line {
 }
 
 impl EphemeralStore {
-    /// As `store.url` says; the table is in `database`. Those who are told of their hashes by `telling` claim together.
+    /// Whether it is a table of the embedded database, so that what is written to both can be one commit.
+    pub fn is_in_file(&self) -> bool {
+        matches!(&self.place, Place::Table(Table { database: Database::Sqlite { .. }, .. }))
+    }
+
+    /// As `store.url` says; the table is in `database`. Those who are told of their hashes by `telling` read together.
     ///
     /// # Errors
     /// The URL cannot be used.
@@ -147,8 +151,7 @@ impl EphemeralStore {
     ) -> Result<Self, Unavailable> {
         let place = match settings.store() {
             StoreUrl::Embedded => {
-                let (claims, reads) = (Together::in_file(settings, telling), Together::in_file(settings, telling));
-                Place::Table(Table { database: database.clone(), claims, reads })
+                Place::Table(Table { database: database.clone(), reads: Together::in_file(settings, telling) })
             }
             StoreUrl::Redis(url) => {
                 let patience = Some(settings.store.timeout);
@@ -292,25 +295,21 @@ impl Ephemeral for EphemeralStore {
 
     async fn claim(&self, claim: &Claim) -> Result<bool, Unavailable> {
         match &self.place {
-            Place::Table(Table { database, claims, .. }) => {
-                let database = database.clone();
-                let ask_all = async move |all: &[Arc<ClaimedAt>]| match &mut database.check_out_to_write().await? {
+            Place::Table(Table { database, .. }) => {
+                let claimed = ClaimedAt { claim: claim.clone(), now: system::now() };
+                match &mut database.check_out_to_write().await? {
                     Connection::Sqlite(lease) => {
-                        lease.in_one_commit(all, |claimed, conn| claimed.in_sqlite(conn)).await
+                        let all = [Arc::new(claimed)];
+                        let granted = lease.in_one_commit(&all, |claimed, conn| claimed.in_sqlite(conn)).await?;
+                        granted.into_iter().next().ok_or_else(Unavailable::unanswered)?
                     }
                     Connection::Postgres(lease) => {
-                        let mut granted = Vec::with_capacity(all.len());
-                        for claimed in all {
-                            let limit = lease.begin_statement();
-                            let answer = timeout(limit, claimed.for_postgres().load(&mut **lease)).await;
-                            let count = lease.end_statement(answer.map(|rows| rows.and_then(sql::counted)));
-                            granted.push(count.map(|count| count > 0));
-                        }
-                        Ok(granted)
+                        let limit = lease.begin_statement();
+                        let answer = timeout(limit, claimed.for_postgres().load(&mut **lease)).await;
+                        let count = lease.end_statement(answer.map(|rows| rows.and_then(sql::counted)));
+                        count.map(|count| count > 0)
                     }
-                };
-                let claimed = Arc::new(ClaimedAt { claim: claim.clone(), now: system::now() });
-                claims.ask(claimed, ask_all).await.flatten()
+                }
             }
             Place::Redis { line, breaker, limit, .. } => {
                 let asked =

@@ -19,7 +19,7 @@ use crate::{
         model::{Place, SessionId, User, UserId},
         passwords::{HashAs, Password, Verified, Weakness},
         policy::Policy,
-        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
+        ports::{Bundle, Claiming, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         session_cache::{Changes, Known},
     },
     store::{bundle::Rows, rows::UserRow, sought::Sought},
@@ -63,6 +63,16 @@ impl AsyncPorts {
     fn lend(&self, connection: super::database::Connection) -> Store {
         let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
         Store { connection, keys, nonce: system::random, letters: 0, changes }
+    }
+
+    async fn write_rows(&self, rows: Rows) -> Result<bool, Unavailable> {
+        let ports = self.clone();
+        let write_all = async move |bundles: &[Arc<Rows>]| {
+            let mut store = ports.store_to_write().await?;
+            let _wake = WakeAtLast(Arc::clone(&ports.wake), bundles.iter().map(|rows| rows.letters).sum());
+            store.write_all(bundles).await
+        };
+        self.bundles.ask(Arc::new(rows), write_all).await.flatten()
     }
 }
 
@@ -159,13 +169,15 @@ impl Ports for AsyncPorts {
     }
 
     async fn write(&self, bundle: &Bundle<'_>) -> Result<bool, Unavailable> {
-        let ports = self.clone();
-        let write_all = async move |bundles: &[Arc<Rows>]| {
-            let mut store = ports.store_to_write().await?;
-            let _wake = WakeAtLast(Arc::clone(&ports.wake), bundles.iter().map(|rows| rows.letters).sum());
-            store.write_all(bundles).await
-        };
-        self.bundles.ask(Arc::new(Rows::of(bundle, &self.keys, system::random)), write_all).await.flatten()
+        self.write_rows(Rows::of(bundle, &self.keys, system::random)).await
+    }
+
+    async fn claim_and_write(&self, claiming: &Claiming<'_>) -> Result<bool, Unavailable> {
+        if self.ephemeral.is_in_file() {
+            self.write_rows(Rows::claiming(claiming, system::now(), &self.keys, system::random)).await
+        } else {
+            claiming.one_after_the_other(self).await
+        }
     }
 
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded> {

@@ -149,27 +149,20 @@ pub struct Stored {
     pub without: Put,
 }
 
-/// Claims the right to send a code, link or notice, and stores what goes with it; `false` when the last one for this
-/// purpose was a moment ago, or the day's, over all purposes, are used up.
+/// Asks for the right to send a code, link or notice, and stores what goes with it. It is not granted when the last one
+/// for this purpose was a moment ago, or the day's, over all purposes, are used up.
 ///
-/// One call in either case, with as many entries counted and stored: time must not tell that two identifiers have one
+/// One question in either case, with as many entries counted and stored: time must not tell that two identifiers have one
 /// account.
 ///
 /// Counted by account where there is one, else by identifier: a stranger who asks for codes to an
 /// address without an account cannot hold up its owner's registration.
-///
-/// # Errors
-/// The store is away.
-pub async fn claim_send<P: Ports>(
-    ports: &P,
-    who: &SendTo<'_>,
-    purpose: Purpose,
-    stored: Stored,
-) -> Result<bool, Unavailable> {
+pub fn claim_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose, stored: Stored) -> Claim {
     let policy = &ports.policy().otp;
     let key = who.key(ports);
-    let claim = Claim {
-        key: sent_key(ports, who, purpose),
+    Claim {
+        // Beside the counter, so that both lie on one page of the index.
+        key: format!("sends:{key}:{}", purpose.word()),
         ttl: policy.resend_interval,
         had: format!("sends:{key}"),
         withheld: format!("sends:{key}:withheld"),
@@ -178,21 +171,7 @@ pub async fn claim_send<P: Ports>(
         always: stored.always,
         with: stored.with,
         without: stored.without,
-    };
-    ports.ephemeral().claim(&claim).await
-}
-
-/// Gives a claim back, when nothing could be sent.
-///
-/// # Errors
-/// The store is away.
-pub async fn release_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> Result<(), Unavailable> {
-    ports.ephemeral().remove(&sent_key(ports, who, purpose)).await
-}
-
-fn sent_key<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> String {
-    // Beside the counter, so that both lie on one page of the index.
-    format!("sends:{}:{}", who.key(ports), purpose.word())
+    }
 }
 
 /// Whose sends are counted.
@@ -209,7 +188,7 @@ pub enum SendTo<'a> {
 pub fn may_send<P: Ports>(ports: &P, who: &SendTo<'_>, purpose: Purpose) -> bool {
     let put = |key: &str| Put { key: key.to_owned(), value: Vec::new(), ttl: DAY };
     let stored = Stored { always: Vec::new(), with: put("with"), without: put("without") };
-    super::run::run(claim_send(ports, who, purpose, stored)).unwrap()
+    super::run::run(ports.ephemeral().claim(&claim_send(ports, who, purpose, stored))).unwrap()
 }
 
 impl SendTo<'_> {
@@ -340,7 +319,5 @@ mod tests {
         world.pass(Duration::from_secs(61));
         assert!(!may_send(&account));
         assert!(!super::may_send(&world, &account, Purpose::PasswordReset), "the day's are for all purposes");
-        run(release_send(&world, &stranger, Purpose::Registration)).unwrap();
-        assert!(may_send(&stranger));
     }
 }

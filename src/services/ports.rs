@@ -93,6 +93,12 @@ pub trait Ports {
         self.transaction(async |store| bundle.write_each(store).await).await
     }
 
+    /// Asks for a right and writes what depends on it, in one commit where both are in one file. `false` when the
+    /// condition of the bundle does not hold, and nothing was written. Then, or when it fails, nobody has the right.
+    async fn claim_and_write(&self, claiming: &Claiming<'_>) -> Result<bool, Unavailable> {
+        claiming.one_after_the_other(self).await
+    }
+
     /// Argon2id of `password`, as a PHC string.
     async fn hash_password(&self, password: Password, how: HashAs) -> Result<String, Overloaded>;
 
@@ -144,6 +150,35 @@ pub struct Bundle<'a> {
     pub event: &'a AuditEvent,
     /// What is put into the outbox.
     pub entries: &'a [OutboxEntry],
+}
+
+/// Rows that depend on a right.
+#[derive(Clone, Copy)]
+pub struct Claiming<'a> {
+    /// What is asked for.
+    pub claim: &'a Claim,
+    /// What is written with the right.
+    pub granted: Bundle<'a>,
+    /// What is written without it, instead of the event and the entries.
+    pub withheld: (&'a AuditEvent, &'a [OutboxEntry]),
+}
+
+impl Claiming<'_> {
+    /// Asks for the right, then writes, which is what [`Ports::claim_and_write`] comes to.
+    ///
+    /// # Errors
+    /// The store or the database is away.
+    pub async fn one_after_the_other<P: Ports + ?Sized>(&self, ports: &P) -> Result<bool, Unavailable> {
+        let is_granted = ports.ephemeral().claim(self.claim).await?;
+        let (event, entries) = self.withheld;
+        let withheld = Bundle { event, entries, ..self.granted };
+        let written = ports.write(if is_granted { &self.granted } else { &withheld }).await;
+        if is_granted && !matches!(written, Ok(true)) {
+            // As good as certainly nothing will be sent, so the next request need not wait; should this fail too, it must.
+            let _ = ports.ephemeral().remove(&self.claim.key).await;
+        }
+        written
+    }
 }
 
 /// What a [`Bundle`] does to table `users`, and may find that it cannot.

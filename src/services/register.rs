@@ -22,7 +22,7 @@ use super::{
     model::{AuthProvider, Caller, OutboxEntry, Role, User, UserId},
     outbox,
     passwords::{self, HashAs, Password},
-    ports::{Bundle, First, Ports},
+    ports::{Bundle, Claiming, First, Ports},
     problem::Problem,
     registration::{self, Pending},
 };
@@ -183,13 +183,13 @@ async fn attempt<P: Ports>(
     let draw = |user| codes::draw(ports, user, Purpose::Registration, "");
     let ((code, with), (_, without)) = (draw(pending.user_id), draw(ports.keys().stand_in(&challenge)));
     let stored = Stored { always: vec![registration, waiting], with, without };
-    let may_send = codes::claim_send(ports, &who, Purpose::Registration, stored).await?;
+    let claim = codes::claim_send(ports, &who, Purpose::Registration, stored);
     let code = code_letter(ports, &to, code);
     let withheld = outbox::event(ports, &Event::CodeWithheld { user_id: pending.user_id });
-    let letter = match (may_send && !is_hidden, open_account) {
-        (true, Some(_)) => code,
-        (true, None) => notice(ports, &to),
-        (false, _) => withheld,
+    let letter = match open_account {
+        _ if is_hidden => withheld.clone(),
+        Some(_) => code,
+        None => notice(ports, &to),
     };
 
     let event = audit::event(ports, "register", caller).with_identifier(ports, &to);
@@ -205,18 +205,14 @@ async fn attempt<P: Ports>(
             (first, event, Some(Event::RegistrationRepeated { user_id: user.id }))
         }
     };
-    let entries: Vec<_> =
-        happened.map(|happened| outbox::event(ports, &happened)).into_iter().chain([letter]).collect();
-    let undone = match ports.write(&Bundle { first, session: None, event: &event, entries: &entries }).await {
-        Ok(true) => return Ok(answer(ports, &wanted.identifier, challenge)),
-        Ok(false) => Undone::Taken,
-        Err(error) => Undone::Unavailable(error),
-    };
-    if may_send {
-        // As good as certainly nothing will be sent, so the next request need not wait; should this fail too, it must.
-        let _ = codes::release_send(ports, &who, Purpose::Registration).await;
+    let happened = happened.map(|happened| outbox::event(ports, &happened));
+    let entries_with = |letter| happened.iter().cloned().chain([letter]).collect::<Vec<_>>();
+    let (with_letter, without) = (entries_with(letter), entries_with(withheld));
+    let granted = Bundle { first, session: None, event: &event, entries: &with_letter };
+    match ports.claim_and_write(&Claiming { claim: &claim, granted, withheld: (&event, &without) }).await? {
+        true => Ok(answer(ports, &wanted.identifier, challenge)),
+        false => Err(Undone::Taken),
     }
-    Err(undone)
 }
 
 /// The user's own spelling of what was asked for.

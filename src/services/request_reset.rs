@@ -12,7 +12,7 @@ use super::{
     identifier::one_of,
     model::{Caller, User},
     outbox,
-    ports::{Bundle, First, Ports},
+    ports::{Bundle, Claiming, First, Ports},
     problem::Problem,
     register::stored_spelling,
     reset_flow,
@@ -80,24 +80,22 @@ pub async fn request_reset<P: Ports>(
     let (letter, with) = reset_flow::letter(ports, entitled.unwrap_or(&nobody), &to);
     let (_, without) = reset_flow::letter(ports, &nobody, &to);
     let stored = Stored { always: Vec::new(), with, without };
-    let may_send = codes::claim_send(ports, &who, Purpose::PasswordReset, stored).await?;
+    let claim = codes::claim_send(ports, &who, Purpose::PasswordReset, stored);
     let withheld = Event::CodeWithheld { user_id: user.as_ref().map_or(nobody.id, |user| user.id) };
     let withheld = outbox::event(ports, &withheld);
 
     let event = audit::event(ports, "password_reset_request", caller).with_identifier(ports, &to);
     let event = user.as_ref().map(|user| event.clone().of_user(user.id)).unwrap_or(event);
-    let (event, entry) = match (entitled, may_send) {
-        (Some(_), true) => (event, letter),
-        (Some(_), false) => (event.refused("too_soon"), withheld),
-        (None, _) => (event.refused("not_entitled"), withheld),
+    let (event, refused, entry) = match entitled {
+        Some(_) => (event.clone(), event.refused("too_soon"), letter),
+        None => {
+            let event = event.refused("not_entitled");
+            (event.clone(), event, withheld.clone())
+        }
     };
-    let bundle = Bundle { first: First::Nothing, session: None, event: &event, entries: &[entry] };
-    let written = ports.write(&bundle).await;
-    if written.is_err() && may_send {
-        // As good as certainly nothing will be sent, so the next request need not wait; should this fail too, it must.
-        let _ = codes::release_send(ports, &who, Purpose::PasswordReset).await;
-    }
-    Ok(written.map(drop)?)
+    let granted = Bundle { first: First::Nothing, session: None, event: &event, entries: &[entry] };
+    ports.claim_and_write(&Claiming { claim: &claim, granted, withheld: (&refused, &[withheld]) }).await?;
+    Ok(())
 }
 
 #[cfg(test)]

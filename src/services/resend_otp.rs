@@ -11,7 +11,7 @@ use super::{
     fields::{Text, nullable},
     model::Caller,
     outbox,
-    ports::{Bundle, First, Ports},
+    ports::{Bundle, Claiming, First, Ports},
     problem::Problem,
     register::{code_letter, stored_spelling, waits_for_code},
     verify_otp::{Target, VerifyOtpError, target},
@@ -75,22 +75,23 @@ pub async fn resend_otp<P: Ports>(ports: &P, caller: &Caller, request: ResendOtp
     let draw = |user| codes::draw(ports, user, Purpose::Registration, "");
     let ((code, with), (_, without)) = (draw(waiting.map_or(stand_in, |user| user.id)), draw(stand_in));
     let stored = Stored { always: Vec::new(), with, without };
-    let may_send = codes::claim_send(ports, &who, Purpose::Registration, stored).await?;
+    let claim = codes::claim_send(ports, &who, Purpose::Registration, stored);
     let code = code_letter(ports, &to, code);
     let withheld = Event::CodeWithheld { user_id: user.as_ref().map_or(stand_in, |user| user.id) };
     let withheld = outbox::event(ports, &withheld);
     // Too soon after the last one, nothing is sent and nothing is told: it would tell that there
     // was a last one.
-    let (event, letter) = match waiting {
-        Some(user) if may_send => (event.of_user(user.id), code),
-        Some(user) => (event.of_user(user.id).refused("too_soon"), withheld),
-        None => (event.refused("nobody_waits"), withheld),
+    let (event, refused, letter) = match waiting {
+        Some(user) => {
+            let event = event.of_user(user.id);
+            (event.clone(), event.refused("too_soon"), code)
+        }
+        None => {
+            let event = event.refused("nobody_waits");
+            (event.clone(), event, withheld.clone())
+        }
     };
-    let bundle = Bundle { first: First::Nothing, session: None, event: &event, entries: &[letter] };
-    let written = ports.write(&bundle).await;
-    if written.is_err() && may_send {
-        // As good as certainly nothing will be sent, so the next request need not wait; should this fail too, it must.
-        let _ = codes::release_send(ports, &who, Purpose::Registration).await;
-    }
-    Ok(written.map(drop)?)
+    let granted = Bundle { first: First::Nothing, session: None, event: &event, entries: &[letter] };
+    ports.claim_and_write(&Claiming { claim: &claim, granted, withheld: (&refused, &[withheld]) }).await?;
+    Ok(())
 }

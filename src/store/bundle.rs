@@ -3,8 +3,10 @@
 use std::{borrow::Cow, fmt::Write as _, sync::OnceLock};
 
 use diesel::{QueryResult, SqliteConnection};
+use time::OffsetDateTime;
 
 use super::{
+    claim::ClaimedAt,
     prepared::{OfOneText, Prepared},
     rows::{AuditRow, OutboxRow, Plain, RenewalRow, SessionRow, SignInRow, UserRow},
     schema::{audit_events, outbox, sessions, users},
@@ -12,8 +14,8 @@ use super::{
 };
 use crate::services::{
     keys::Keys,
-    model::UserId,
-    ports::{Bundle, First},
+    model::{AuditEvent, OutboxEntry, UserId},
+    ports::{Bundle, Claiming, First},
 };
 
 /// The rows of a [`Bundle`].
@@ -24,8 +26,26 @@ pub struct Rows {
     pub letters: usize,
     first: FirstRow,
     session: Option<SessionRow>,
+    with_right: Others,
+    claimed: Option<Box<Claimed>>,
+}
+
+// What is written beside the others.
+struct Others {
     event: AuditRow,
     entries: Vec<OutboxRow>,
+}
+
+// The right on which it depends what is written.
+struct Claimed {
+    right: ClaimedAt,
+    without: Others,
+}
+
+impl Others {
+    fn of(event: &AuditEvent, entries: &[OutboxEntry]) -> Self {
+        Self { event: event.into(), entries: entries.iter().map(OutboxRow::from).collect() }
+    }
 }
 
 // The statement by which somebody signs up.
@@ -52,9 +72,16 @@ impl Rows {
             letters: bundle.letters(),
             first,
             session: bundle.session.map(SessionRow::from),
-            event: AuditRow::from(bundle.event),
-            entries: bundle.entries.iter().map(OutboxRow::from).collect(),
+            with_right: Others::of(bundle.event, bundle.entries),
+            claimed: None,
         }
+    }
+
+    /// As [`Self::of`], for a file that has the entries of the ephemeral store as well.
+    pub fn claiming(claiming: &Claiming<'_>, now: OffsetDateTime, keys: &Keys, nonce: fn() -> [u8; 24]) -> Self {
+        let right = ClaimedAt { claim: claiming.claim.clone(), now };
+        let without = Others::of(claiming.withheld.0, claiming.withheld.1);
+        Self { claimed: Some(Box::new(Claimed { right, without })), ..Self::of(&claiming.granted, keys, nonce) }
     }
 
     /// Writes them to SQLite, within a unit of work; `false` when the condition does not hold, and nothing was written.
@@ -77,8 +104,12 @@ impl Rows {
         if let Some(row) = &self.session {
             Prepared(diesel::insert_into(sessions::table).values(row)).run(conn)?;
         }
-        Prepared(diesel::insert_into(audit_events::table).values(&self.event)).run(conn)?;
-        for row in &self.entries {
+        let Others { event, entries } = match &self.claimed {
+            Some(claimed) if !claimed.right.in_sqlite(conn)? => &claimed.without,
+            _ => &self.with_right,
+        };
+        Prepared(diesel::insert_into(audit_events::table).values(event)).run(conn)?;
+        for row in entries {
             Prepared(diesel::insert_into(outbox::table).values(row)).run(conn)?;
         }
         Ok(true)
@@ -89,8 +120,8 @@ impl Rows {
     pub fn for_postgres(&self) -> Prepared<Plain<'_>> {
         let query = self.bind_first(diesel::sql_query(self.text()).into_boxed());
         let query = self.session.iter().fold(query, |query, row| row.bind(query));
-        let query = self.event.bind(query);
-        Prepared(self.entries.iter().fold(query, |query, row| row.bind(query)))
+        let query = self.with_right.event.bind(query);
+        Prepared(self.with_right.entries.iter().fold(query, |query, row| row.bind(query)))
     }
 
     // The text of [`Self::for_postgres`], made once for each form that there is. Most bundles have no more entries.
@@ -103,7 +134,7 @@ impl Rows {
             FirstRow::Nothing => 3,
         };
         let of_form = TEXTS.get(first).and_then(|texts| texts.get(usize::from(self.session.is_some())));
-        match of_form.and_then(|texts| texts.get(self.entries.len())) {
+        match of_form.and_then(|texts| texts.get(self.with_right.entries.len())) {
             Some(text) => Cow::Borrowed(text.get_or_init(|| self.made_text())),
             None => Cow::Owned(self.made_text()),
         }
@@ -124,7 +155,7 @@ impl Rows {
             FirstRow::Nothing => ("found AS (SELECT 1)".to_owned(), 0),
         };
         let session = self.session.iter().map(|_| ("sessions", SessionRow::COLUMNS));
-        let entries = self.entries.iter().map(|_| ("outbox", OutboxRow::COLUMNS));
+        let entries = self.with_right.entries.iter().map(|_| ("outbox", OutboxRow::COLUMNS));
         let others = session.chain([("audit_events", AuditRow::COLUMNS)]).chain(entries);
         let mut text = format!("WITH {first}");
         for (n, (table, columns)) in others.enumerate() {

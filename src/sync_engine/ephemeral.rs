@@ -15,7 +15,6 @@ use super::{
     together::Together,
 };
 use crate::{
-    hashing::Telling,
     services::{
         error::Unavailable,
         limits::{Decision, LocalLimiter, Rule},
@@ -80,23 +79,23 @@ pub struct EphemeralStore {
 
 #[derive(Clone)]
 enum Place {
-    Table(Database, Together<ClaimedAt, Result<bool, Unavailable>>),
+    Table(Database),
     Redis { pool: Pool<Manager>, breaker: Arc<Breaker>, asking: Together<Vec<Rule>, Decision>, ahead: Arc<Ahead> },
 }
 
 impl EphemeralStore {
-    /// As `store.url` says; the table is in `database`. Those who are told of their hashes by `telling` claim together.
+    /// Whether it is a table of the embedded database, so that what is written to both can be one commit.
+    pub fn is_in_file(&self) -> bool {
+        matches!(&self.place, Place::Table(Database::Sqlite(_)))
+    }
+
+    /// As `store.url` says; the table is in `database`.
     ///
     /// # Errors
     /// The URL cannot be used.
-    pub fn new(
-        settings: &Settings,
-        database: &Database,
-        limiter: Arc<LocalLimiter>,
-        telling: &Telling,
-    ) -> Result<Self, RedisError> {
+    pub fn new(settings: &Settings, database: &Database, limiter: Arc<LocalLimiter>) -> Result<Self, RedisError> {
         let place = match settings.store() {
-            StoreUrl::Embedded => Place::Table(database.clone(), Together::in_file(settings, telling)),
+            StoreUrl::Embedded => Place::Table(database.clone()),
             StoreUrl::Redis(url) => {
                 let timeout = settings.store.timeout;
                 let manager = Manager { client: Client::open(url.expose())?, timeout };
@@ -117,7 +116,7 @@ impl EphemeralStore {
 macro_rules! at {
     ($store:expr, $tries:expr, $conn:ident => $table:expr, $server:ident => $redis:expr) => {
         ready(match &$store.place {
-            Place::Table(database, _) => database.check_out().and_then(|mut connection| match &mut connection {
+            Place::Table(database) => database.check_out().and_then(|mut connection| match &mut connection {
                 Connection::Sqlite(pooled) => {
                     let $conn = &mut ***pooled;
                     let answer = $table;
@@ -207,18 +206,18 @@ impl Ephemeral for EphemeralStore {
 
     fn claim(&self, claim: &Claim) -> Ready<Result<bool, Unavailable>> {
         let ask = || match &self.place {
-            Place::Table(database, claims) => {
-                let ask_all = |all: &[ClaimedAt]| match &mut database.check_out()? {
-                    Connection::Sqlite(pooled) => pooled.in_one_commit(all, ClaimedAt::in_sqlite),
-                    Connection::Postgres(pooled) => {
-                        let ask = |claimed: &ClaimedAt| {
-                            let answer = claimed.for_postgres().load(&mut ***pooled).and_then(sql::counted);
-                            pooled.note(answer).map(|count| count > 0)
-                        };
-                        Ok(all.iter().map(ask).collect())
+            Place::Table(database) => {
+                let claimed = ClaimedAt { claim: claim.clone(), now: system::now() };
+                match &mut database.check_out()? {
+                    Connection::Sqlite(pooled) => {
+                        let granted = pooled.in_one_commit(&[claimed], ClaimedAt::in_sqlite)?;
+                        granted.into_iter().next().ok_or_else(Unavailable::unanswered)?
                     }
-                };
-                claims.ask(ClaimedAt { claim: claim.clone(), now: system::now() }, ask_all).flatten()
+                    Connection::Postgres(pooled) => {
+                        let answer = claimed.for_postgres().load(&mut ***pooled).and_then(sql::counted);
+                        pooled.note(answer).map(|count| count > 0)
+                    }
+                }
             }
             Place::Redis { pool, breaker, .. } => {
                 let granted =
@@ -293,7 +292,7 @@ impl Ephemeral for EphemeralStore {
 
     fn admit(&self, rules: &[Rule]) -> Ready<Decision> {
         let decision = match &self.place {
-            Place::Table(..) => None,
+            Place::Table(_) => None,
             Place::Redis { pool, breaker, asking, ahead } => {
                 if let Some(counted) = ahead.take(rules, Instant::now()) {
                     return ready(counted);

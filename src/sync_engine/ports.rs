@@ -22,7 +22,7 @@ use crate::{
         model::{Place, SessionId, UserId},
         passwords::{HashAs, Password, Verified, Weakness},
         policy::Policy,
-        ports::{Bundle, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
+        ports::{Bundle, Claiming, FoundSession, Ports, Rotated, Rotation, Sessions as _, concluded},
         run::run,
         session_cache::{Changes, Known},
     },
@@ -70,6 +70,17 @@ impl BlockingPorts {
         let connection = self.database.check_out()?;
         let (keys, changes) = (Arc::clone(&self.keys), Changes::new(Arc::clone(self.sessions.versions())));
         Ok(Store { connection, keys, nonce: system::random, letters: 0, changes })
+    }
+
+    fn write_rows(&self, rows: Rows) -> Result<bool, Unavailable> {
+        let write_all = |bundles: &[Rows]| {
+            let mut store = self.check_out()?;
+            let written = store.write_all(bundles)?;
+            // To look in vain costs the pump little.
+            self.wake.wake(store.letters);
+            Ok(written)
+        };
+        self.bundles.ask(rows, write_all).flatten()
     }
 }
 
@@ -138,14 +149,15 @@ impl Ports for BlockingPorts {
     }
 
     fn write(&self, bundle: &Bundle<'_>) -> Ready<Result<bool, Unavailable>> {
-        let write_all = |bundles: &[Rows]| {
-            let mut store = self.check_out()?;
-            let written = store.write_all(bundles)?;
-            // To look in vain costs the pump little.
-            self.wake.wake(store.letters);
-            Ok(written)
-        };
-        ready(self.bundles.ask(Rows::of(bundle, &self.keys, system::random), write_all).flatten())
+        ready(self.write_rows(Rows::of(bundle, &self.keys, system::random)))
+    }
+
+    fn claim_and_write(&self, claiming: &Claiming<'_>) -> Ready<Result<bool, Unavailable>> {
+        ready(if self.ephemeral.is_in_file() {
+            self.write_rows(Rows::claiming(claiming, system::now(), &self.keys, system::random))
+        } else {
+            run(claiming.one_after_the_other(self))
+        })
     }
 
     fn hash_password(&self, password: Password, how: HashAs) -> Ready<Result<String, Overloaded>> {
