@@ -22,7 +22,7 @@ use crate::services::{
 pub struct Rows {
     /// Whose row it changes, if anybody's that there was before.
     pub changed_user: Option<UserId>,
-    /// How much there is to send.
+    /// How much there may be to send.
     pub letters: usize,
     first: FirstRow,
     session: Option<SessionRow>,
@@ -81,7 +81,9 @@ impl Rows {
     pub fn claiming(claiming: &Claiming<'_>, now: OffsetDateTime, keys: &Keys, nonce: fn() -> [u8; 24]) -> Self {
         let right = ClaimedAt { claim: claiming.claim.clone(), now };
         let without = Others::of(claiming.withheld.0, claiming.withheld.1);
-        Self { claimed: Some(Box::new(Claimed { right, without })), ..Self::of(&claiming.granted, keys, nonce) }
+        let granted = Self::of(&claiming.granted, keys, nonce);
+        // Whatever is written: whether the pump has to do must not tell whether there is an account.
+        Self { letters: 1, claimed: Some(Box::new(Claimed { right, without })), ..granted }
     }
 
     /// Writes them to SQLite, within a unit of work; `false` when the condition does not hold, and nothing was written.

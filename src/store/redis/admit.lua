@@ -1,7 +1,7 @@
 -- The sliding window of services/limits.rs, for groups of requests that come at once. ARGV has of each group how many
 -- requests it is of, how many more of them are wanted ahead, and how many rules it is under, then of each rule its
 -- window (µs) and limit; KEYS are the rules. A request is counted against all rules of its group or, when one is
--- exhausted, against none; ahead, no more are counted than a 64th of what remains then, and less than 16 not at all.
+-- exhausted, against none; ahead, no more are counted than an 80th of what remains then, and less than 16 not at all.
 -- Returns of each group how many were counted, how many µs the others are to wait, and how many were counted ahead;
 -- then of each rule how much remains, and the µs until its window ends.
 local time = redis.call('TIME')
@@ -70,7 +70,7 @@ while argument <= #ARGV do
   end
   local ahead = admitted == requests and wanted or 0
   for _, rule in ipairs(rules) do
-    ahead = math.min(ahead, math.floor(remaining(rule) / 64))
+    ahead = math.min(ahead, math.floor(remaining(rule) / 80))
   end
   if ahead < 16 then ahead = 0 end
   for _, rule in ipairs(rules) do
