@@ -1,9 +1,9 @@
 //! Requests that Redis has counted before they came, for those who ask so often that it would be asked of nothing else.
 //! They count from when they are taken, in the window in which they may be used, so no limit is exceeded by them,
 //! however many hold some: v1, and each worker of v2. What is not used by the end of the window, or of the process, or
-//! the answer to which is lost, was counted in vain. At a time that is no more than an 80th of what was left (one in
-//! [`FEW`] more may be held from before), and than twice what comes within [`SPAN`]. Where an 80th is less than 16, and
-//! so with limits of up to a thousand, nothing is counted ahead (`redis/admit.lua`).
+//! the answer to which is lost, was counted in vain. At a time that is no more than an 80th of what was left (a quarter
+//! more may be held from before), and than twice what comes within 20 ms. Where an 80th is less than 16, and so with
+//! limits of up to a thousand, nothing is counted ahead (`redis/admit.lua`).
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,8 @@ use std::{
 
 use crate::services::limits::{Decision, Left, Rule};
 
-/// For how long ahead requests are counted, if they go on as they came.
-pub const SPAN: Duration = Duration::from_millis(20);
+// For how long ahead requests are counted, if they go on as they came.
+const SPAN: Duration = Duration::from_millis(20);
 // What came within less is a burst, and no rate.
 const MOMENT: Duration = Duration::from_millis(10);
 // For fewer it is not worth it; the script has the same number.
@@ -80,8 +80,8 @@ impl Ahead {
             return if are_few && wanted >= LEAST { wanted } else { 0 };
         }
         if keys.len() >= MOST_KEYS {
-            keys.retain(|_, known| now - known.since < FORGOTTEN);
-            // Too many at once: what they had counted is lost, and they ask for each again.
+            // Those that hold something are the last to go: it would have been counted in vain.
+            keys.retain(|_, known| known.held > 0 && known.ends > now);
             if keys.len() >= MOST_KEYS {
                 keys.clear();
             }
@@ -218,10 +218,21 @@ mod tests {
             ahead.wanted(&rules(&key.to_string()), 1, now);
             assert!(ahead.lock().len() <= MOST_KEYS);
         }
+        // Nobody's flood takes away what somebody holds.
         let often = rules("often");
-        let wanted = || ahead.wanted(&often, 100, now + FORGOTTEN);
-        assert_eq!((wanted(), wanted()), (0, 400));
-        // All were new a moment ago, and of no use now but this.
-        assert!(ahead.lock().contains_key(&often[0]));
+        ahead.wanted(&often, 1, now);
+        ahead.keep(&often[0], 16, left(500, PER), now, now);
+        for key in 0..MOST_KEYS * 3 {
+            ahead.wanted(&rules(&format!("again {key}")), 1, now);
+            assert!(ahead.lock().len() <= MOST_KEYS);
+        }
+        assert!(ahead.take(&often, now).is_some());
+        // Unless there are too many that do.
+        for key in 0..MOST_KEYS * 3 {
+            let holder = rules(&format!("holder {key}"));
+            ahead.wanted(&holder, 1, now);
+            ahead.keep(&holder[0], 16, left(500, PER), now, now);
+            assert!(ahead.lock().len() <= MOST_KEYS);
+        }
     }
 }
