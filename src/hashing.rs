@@ -27,8 +27,12 @@ use crate::{
 /// done: its queue had stood still too long.
 pub type Job = Box<dyn FnOnce(&mut Arena) -> Option<Tell> + Send>;
 
-/// What is left of a job once it is done: to tell whoever waits for it. It takes next to no time.
-pub type Tell = Box<dyn FnOnce() + Send>;
+/// What is left of a job once it is done: to tell whoever waits for it. It takes next to no time, and may leave something
+/// for when all of a group were told.
+pub type Tell = Box<dyn FnOnce() -> Option<Last> + Send>;
+
+/// What comes when all of a group were told, such as to wake a thread of theirs.
+pub type Last = Box<dyn FnOnce() + Send>;
 
 /// What a job is, which tells how dear it is and whom to tell of it together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,8 +303,12 @@ impl HashPool {
             return Err(Overloaded);
         }
         state.push(work, job);
+        // A thread that has work to do looks for more afterwards; to wake nobody is a call of the system all the same.
+        let is_waited_for = state.idle > 0;
         drop(state);
-        shared.wake.notify_one();
+        if is_waited_for {
+            shared.wake.notify_one();
+        }
         Ok(())
     }
 }
@@ -428,9 +436,11 @@ fn hand_over(all: Vec<Tell>, teller: &mpsc::Sender<Vec<Tell>>) {
 }
 
 fn tell(all: Vec<Tell>) {
-    for tell in all {
-        // As with a job: it must not cost a thread, nor the others their answers.
-        let _ = catch_unwind(AssertUnwindSafe(tell));
+    // As with a job: it must not cost a thread, nor the others their answers.
+    let tell = |tell: Tell| catch_unwind(AssertUnwindSafe(tell)).ok().flatten();
+    let last: Vec<Last> = all.into_iter().filter_map(tell).collect();
+    for last in last {
+        let _ = catch_unwind(AssertUnwindSafe(last));
     }
 }
 
@@ -464,14 +474,14 @@ mod tests {
         let job = move |_: &mut Arena| -> Option<Tell> {
             let _ = begin.send(());
             let _ = gone.recv();
-            Some(Box::new(|| ()))
+            Some(Box::new(|| None))
         };
         (Box::new(job), go, begun)
     }
 
     fn answered() -> (Job, Receiver<()>) {
         let (done, answer) = channel();
-        let job = move |_: &mut Arena| -> Option<Tell> { Some(Box::new(move || done.send(()).unwrap_or_default())) };
+        let job = move |_: &mut Arena| -> Option<Tell> { Some(Box::new(move || done.send(()).err().and(None))) };
         (Box::new(job), answer)
     }
 
@@ -542,7 +552,10 @@ mod tests {
             let (note, told) = (note.clone(), note.clone());
             let job = move |_: &mut Arena| -> Option<Tell> {
                 note.send(("done", nth)).unwrap();
-                Some(Box::new(move || told.send(("told", nth)).unwrap()))
+                Some(Box::new(move || {
+                    told.send(("told", nth)).unwrap();
+                    None
+                }))
             };
             pool.submit(*work, Box::new(job)).unwrap();
         }
@@ -571,6 +584,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_when_one_was_told_comes_when_all_were() {
+        let (note, noted) = channel();
+        let told = |nth: usize| -> Tell {
+            let (note, last) = (note.clone(), note.clone());
+            Box::new(move || {
+                note.send(("told", nth)).unwrap();
+                assert_ne!(nth, 1, "on purpose");
+                Some(Box::new(move || last.send(("last", nth)).unwrap()))
+            })
+        };
+        tell((0..3).map(told).collect());
+        let came: Vec<_> = noted.try_iter().collect();
+        assert_eq!(came, [("told", 0), ("told", 1), ("told", 2), ("last", 0), ("last", 2)]);
+    }
+
+    #[test]
     fn it_is_known_while_several_are_told_and_not_while_one_is() {
         // A hash that waits behind so many who are judged one after the other.
         let known = |judgings: usize| {
@@ -579,7 +608,10 @@ mod tests {
             let (note, noted) = channel();
             for _ in 0..judgings {
                 let (note, telling) = (note.clone(), pool.telling().clone());
-                let tell = move || note.send(telling.is_under_way()).unwrap();
+                let tell = move || {
+                    note.send(telling.is_under_way()).unwrap();
+                    None
+                };
                 pool.submit(Work::Judging, Box::new(move |_: &mut Arena| -> Option<Tell> { Some(Box::new(tell)) }))
                     .unwrap();
             }
@@ -631,7 +663,7 @@ mod tests {
                 let params = HashParams { memory_kib: 64, iterations: 1, parallelism: 1 };
                 params.hash(&Password::new("violet-Kettle-93"), [1; 16], arena)?;
             }
-            Some(Box::new(move || note.send(was_used).unwrap_or_default()))
+            Some(Box::new(move || note.send(was_used).err().and(None)))
         };
         (Box::new(job), noted)
     }
@@ -694,6 +726,7 @@ mod tests {
                 note.send(told.load(SeqCst) == 0).unwrap();
                 Some(Box::new(move || {
                     told.fetch_add(1, SeqCst);
+                    None
                 }))
             };
             pool.submit(Work::Judging, Box::new(job)).unwrap();
@@ -704,7 +737,7 @@ mod tests {
                 thread::yield_now();
             }
             note.send(told.load(SeqCst) == judgings).unwrap();
-            Some(Box::new(|| ()))
+            Some(Box::new(|| None))
         };
         pool.submit(next, Box::new(job)).unwrap();
         drop(held);
@@ -729,7 +762,7 @@ mod tests {
         let may_hold = |usual, crowded, held, untold: usize| {
             let mut state = shared.lock();
             state.crowded_since = Some(ago(crowded));
-            let tells = std::iter::repeat_with(|| -> Tell { Box::new(|| ()) }).take(untold).collect();
+            let tells = std::iter::repeat_with(|| -> Tell { Box::new(|| None) }).take(untold).collect();
             state.hashes =
                 Line { waiting: 16, untold: tells, untold_since: ago(held), usual: Duration::from_millis(usual) };
             let may = shared.may_hold_hashed(&state, now);
@@ -755,7 +788,7 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(60);
         let ago = |milliseconds| now - Duration::from_millis(milliseconds);
         let mut state = pool.0.0.lock();
-        let tell = || -> Tell { Box::new(|| ()) };
+        let tell = || -> Tell { Box::new(|| None) };
         let line = |usual, held| Line {
             waiting: 0,
             untold: vec![tell()],

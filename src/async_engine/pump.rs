@@ -143,7 +143,7 @@ async fn work(ports: &AsyncPorts, post: &Arc<Post>, mut stop: watch::Receiver<bo
             Ok(Ok(0)) | Err(_) => (),
             Ok(Ok(letters)) => {
                 if letters < post.at_once() {
-                    let _ = timeout(Spool::GATHER, stop.changed()).await;
+                    let _ = timeout(Spool::gather(letters), stop.changed()).await;
                 }
                 continue;
             }

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     api::{Edge, Handled, Matched, Operation, Reply, framing, log},
-    hashing::{HashPool, Telling},
+    hashing::HashPool,
     parts,
     places::Places,
     services::{
@@ -158,11 +158,11 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
             database,
             ephemeral,
             sessions: sessions.clone(),
-            lookups: Together::in_file(settings, &Telling::default()),
+            lookups: Together::in_file(settings, &telling),
             reads: Together::new(READS_SIDE_BY_SIDE),
             rotations: Together::new(rotation::side_by_side(settings)),
             bundles: Together::in_file(settings, &telling),
-            hasher: hasher.clone(),
+            hasher: hasher.here(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),
             wake: Arc::clone(&wake),

@@ -77,7 +77,8 @@ impl Hasher {
         let (answer, reply) = sync_channel(1);
         let job = move |arena: &mut Arena| -> Option<Tell> {
             let done = run(arena);
-            Some(Box::new(move || drop(answer.send(done))))
+            // Each is a thread to wake.
+            Some(Box::new(move || answer.send(done).err().and(None)))
         };
         self.pool.submit(work, Box::new(job))?;
         reply.recv().map_err(|_dropped| Overloaded)

@@ -182,7 +182,7 @@ fn work(ports: &BlockingPorts, post: &Post, purges: bool) {
             Ok(Ok(0)) | Err(_) => (),
             Ok(Ok(letters)) => {
                 if letters < post.at_once() {
-                    ports.wake.rest(Spool::GATHER);
+                    ports.wake.rest(Spool::gather(letters));
                 }
                 continue;
             }
