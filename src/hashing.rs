@@ -95,6 +95,9 @@ struct Now {
 // Until those who were told have come, on processors that are busy, or the next group is to be told.
 const TO_COME: Duration = Duration::from_micros(400);
 
+// Until they have read what they have to beforehand, and have made what they will write; or the next group is to be told.
+const TO_WRITE: Duration = Duration::from_millis(1);
+
 impl Telling {
     /// Whether it is so.
     pub fn is_under_way(&self) -> bool {
@@ -157,6 +160,7 @@ struct Shared {
     places: usize,
     patience: Duration,
     telling: Telling,
+    writing: Telling,
 }
 
 struct State {
@@ -266,6 +270,7 @@ impl HashPool {
             places: passwords.queue,
             patience: passwords.queue_timeout,
             telling: Telling::default(),
+            writing: Telling::default(),
         });
         let pool = Self(Arc::new(Closing(Arc::clone(&shared))));
         let (teller, groups) = mpsc::channel::<Vec<Tell>>();
@@ -274,9 +279,12 @@ impl HashPool {
             // Until the hashing threads end; what they share is not gone before this one.
             let mut next = None;
             while let Some(group) = next.take().or_else(|| groups.recv().ok()) {
-                its.telling.during(|| {
-                    tell(group);
-                    next = groups.recv_timeout(TO_COME).ok();
+                its.writing.during(|| {
+                    its.telling.during(|| {
+                        tell(group);
+                        next = groups.recv_timeout(TO_COME).ok();
+                    });
+                    next = next.take().or_else(|| groups.recv_timeout(TO_WRITE).ok());
                 });
             }
         })?;
@@ -287,9 +295,14 @@ impl HashPool {
         Ok(pool)
     }
 
-    /// Whether several are being told of their hashes.
+    /// Whether several are being told of their hashes: until they have come to read what they have to.
     pub fn telling(&self) -> &Telling {
         &self.0.0.telling
+    }
+
+    /// The same, until they have come to write as well.
+    pub fn writing(&self) -> &Telling {
+        &self.0.0.writing
     }
 
     /// Puts a job of this kind into the queue.
@@ -607,9 +620,9 @@ mod tests {
             let held = hold_all(&pool, 1);
             let (note, noted) = channel();
             for _ in 0..judgings {
-                let (note, telling) = (note.clone(), pool.telling().clone());
+                let (note, telling, writing) = (note.clone(), pool.telling().clone(), pool.writing().clone());
                 let tell = move || {
-                    note.send(telling.is_under_way()).unwrap();
+                    note.send(telling.is_under_way() && writing.is_under_way()).unwrap();
                     None
                 };
                 pool.submit(Work::Judging, Box::new(move |_: &mut Arena| -> Option<Tell> { Some(Box::new(tell)) }))
@@ -620,7 +633,8 @@ mod tests {
             drop((note, held));
             let known: Vec<_> = noted.iter().collect();
             answer.recv().unwrap();
-            pool.telling().wait();
+            pool.writing().wait();
+            assert!(!pool.telling().is_under_way(), "whoever is to write may have to read before");
             (known.len() == judgings).then_some(known)
         };
         assert_eq!(known(1).unwrap(), [false]);
