@@ -157,7 +157,7 @@ fn ports(settings: &Settings) -> Result<BlockingPorts, Failure> {
         sessions: SessionCache::new(Arc::default()),
         reads: Together::new(READS_SIDE_BY_SIDE),
         rotations: Together::new(rotation::side_by_side(settings)),
-        bundles: Together::in_file(settings, hashing.writing()),
+        bundles: Together::in_file(settings, hashing.telling_and_writing()),
         hasher: Hasher::new(parts::hash_params(settings), hashing),
         policy: Arc::new(parts::policy(settings)),
         keys: Arc::new(keys),

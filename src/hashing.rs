@@ -73,8 +73,9 @@ const MOST_REMAINING: Duration = Duration::from_secs(1);
 // telling the next one until they have written what they have to, each in a commit of their own.
 const TELLER_STACK: usize = 128 << 10;
 
-/// Whether several are being told of their hashes right now. The first of them writes at once what the others will have to
-/// write in a moment: it had better wait for them, and do it in one commit. Clones are the same.
+/// Whether several are being told of their hashes right now. The first of them reads or writes at once what the others will
+/// have to read or write in a moment: it had better wait for them, and do it together. There is one for either, since most
+/// read before they write. Clones are the same.
 #[derive(Clone, Default)]
 pub struct Telling(Arc<TellingState>);
 
@@ -104,7 +105,7 @@ impl Telling {
         self.lock().is_under_way
     }
 
-    /// Waits for the end, if several are being told now: some 500 µs.
+    /// Waits for the end, if several are being told now: some 500 µs, or 1.5 ms until they write.
     pub fn wait(&self) {
         let now = self.lock();
         let seen = now.ends;
@@ -160,7 +161,7 @@ struct Shared {
     places: usize,
     patience: Duration,
     telling: Telling,
-    writing: Telling,
+    telling_and_writing: Telling,
 }
 
 struct State {
@@ -270,7 +271,7 @@ impl HashPool {
             places: passwords.queue,
             patience: passwords.queue_timeout,
             telling: Telling::default(),
-            writing: Telling::default(),
+            telling_and_writing: Telling::default(),
         });
         let pool = Self(Arc::new(Closing(Arc::clone(&shared))));
         let (teller, groups) = mpsc::channel::<Vec<Tell>>();
@@ -279,7 +280,7 @@ impl HashPool {
             // Until the hashing threads end; what they share is not gone before this one.
             let mut next = None;
             while let Some(group) = next.take().or_else(|| groups.recv().ok()) {
-                its.writing.during(|| {
+                its.telling_and_writing.during(|| {
                     its.telling.during(|| {
                         tell(group);
                         next = groups.recv_timeout(TO_COME).ok();
@@ -301,8 +302,8 @@ impl HashPool {
     }
 
     /// The same, until they have come to write as well.
-    pub fn writing(&self) -> &Telling {
-        &self.0.0.writing
+    pub fn telling_and_writing(&self) -> &Telling {
+        &self.0.0.telling_and_writing
     }
 
     /// Puts a job of this kind into the queue.
@@ -620,7 +621,8 @@ mod tests {
             let held = hold_all(&pool, 1);
             let (note, noted) = channel();
             for _ in 0..judgings {
-                let (note, telling, writing) = (note.clone(), pool.telling().clone(), pool.writing().clone());
+                let (note, telling, writing) =
+                    (note.clone(), pool.telling().clone(), pool.telling_and_writing().clone());
                 let tell = move || {
                     note.send(telling.is_under_way() && writing.is_under_way()).unwrap();
                     None
@@ -633,13 +635,14 @@ mod tests {
             drop((note, held));
             let known: Vec<_> = noted.iter().collect();
             answer.recv().unwrap();
-            pool.writing().wait();
-            assert!(!pool.telling().is_under_way(), "whoever is to write may have to read before");
-            (known.len() == judgings).then_some(known)
+            pool.telling().wait();
+            let is_written = !pool.telling_and_writing().is_under_way();
+            pool.telling_and_writing().wait();
+            (known.len() == judgings).then_some((known, is_written))
         };
-        assert_eq!(known(1).unwrap(), [false]);
+        assert_eq!(known(1).unwrap(), (vec![false], true));
         // On a busy machine one of them may be told by itself.
-        let grouped = || known(3).unwrap().iter().all(|is_known| *is_known);
+        let grouped = || known(3).is_some_and(|(known, is_written)| known == [true; 3] && !is_written);
         assert!(std::iter::repeat_with(grouped).take(20).any(|is_so| is_so));
     }
 

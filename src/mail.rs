@@ -8,7 +8,10 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -211,27 +214,34 @@ pub struct Spool {
     text_messages: PathBuf,
     from: Mailbox,
     patience: Duration,
+    // For how long nobody else may have the letters.
+    lease: Duration,
+    // Fewer on a slow disk: those whose turn does not come in time lose an attempt.
+    at_once: Arc<AtomicUsize>,
 }
 
 impl Spool {
-    /// How many letters are written at once.
-    pub const AT_ONCE: usize = 32;
+    // The most that are written at once.
+    const AT_ONCE: usize = 32;
 
     // A claim and a settlement are a commit each, however many letters they are for.
     const GATHER: Duration = Duration::from_millis(100);
     const GATHER_FOR_EACH: Duration = Duration::from_millis(5);
 
-    // How long letters are written, the last one begun within it.
+    // How long letters are written, the last one's sync begun within it.
     const PATIENCE: Duration = Duration::from_secs(3);
 
+    /// How many letters are written at once.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.at_once.load(Ordering::Relaxed)
+    }
+
     /// How long letters are gathered after so many others, to be written at once: the longer, the more of them come. The
-    /// first after a while waits for nothing, and nobody when as many as go at once were there.
+    /// first after a while waits for nothing.
     #[must_use]
     pub fn gather(after: usize) -> Duration {
-        match u32::try_from(after) {
-            Ok(letters) if after < Self::AT_ONCE => Self::GATHER + Self::GATHER_FOR_EACH * letters,
-            _ => Duration::ZERO,
-        }
+        Self::GATHER + Self::GATHER_FOR_EACH * u32::try_from(after.min(Self::AT_ONCE)).unwrap_or_default()
     }
 
     /// Where letters of both kinds go to directories.
@@ -239,23 +249,33 @@ impl Spool {
     pub fn of(settings: &Settings) -> Option<Self> {
         let (MailUrl::File(mail), SmsUrl::File(text_messages)) = (settings.mail(), settings.sms()) else { return None };
         // No letter is to be written when another pump may have it already, nor one be waited for at the end.
-        let patience = (settings.outbox.lease / 2).min(Self::PATIENCE);
-        Some(Self { mail, text_messages, from: settings.mail.from.clone(), patience })
+        let lease = settings.outbox.lease;
+        let patience = (lease / 3).min(Self::PATIENCE);
+        let at_once = Arc::new(Self::AT_ONCE.into());
+        Some(Self { mail, text_messages, from: settings.mail.from.clone(), patience, lease, at_once })
     }
 
     /// Writes letters; tells of each what became of it.
     ///
     /// All files are made, and on their way to the disk, before the first is synced, and all are synced before the first
     /// is renamed: a file's sync takes what it shares with others, its directory's entries and the inodes beside its
-    /// own, to the disk as well, and each of the two changes them. So that is done once. Measured on ext4, a group of
-    /// sixteen takes a third of the processor that it takes one by one.
+    /// own, to the disk as well, and whoever makes a file or renames it changes those. So that is done once. Measured on
+    /// ext4, a group of sixteen takes a third of the processor that it takes one by one.
     #[must_use]
     pub fn write(&self, letters: &[Posted]) -> Vec<Result<(), SendError>> {
-        let end = Instant::now() + self.patience;
+        self.write_by(letters, File::sync_all)
+    }
+
+    fn write_by(&self, letters: &[Posted], sync: impl Fn(&File) -> io::Result<()>) -> Vec<Result<(), SendError>> {
+        let began = Instant::now();
+        // What is on the disk has its name in any case, however long that took, unless another may be at it by then.
+        let (end, last) = (began + self.patience, began + self.lease * 2 / 3);
         let begun: Vec<_> = letters.iter().map(|letter| in_time(end).and_then(|()| self.begin(letter))).collect();
         begun.iter().flatten().for_each(Begun::start_writing);
-        let synced: Vec<_> = begun.into_iter().map(|begun| begun.and_then(|begun| begun.sync(end))).collect();
-        let written: Vec<_> = synced.into_iter().map(|synced| synced.and_then(|synced| synced.name(end))).collect();
+        let synced: Vec<_> =
+            begun.into_iter().map(|begun| begun.and_then(|begun| begun.sync(end, last, &sync))).collect();
+        self.note(letters.len(), began.elapsed());
+        let written: Vec<_> = synced.into_iter().map(|synced| synced.and_then(|synced| synced.name(last))).collect();
         let kept = |directory: &Path| {
             let is_used = written.iter().flatten().any(|used| *used == directory);
             if is_used { sync_directory(directory).map_err(|error| not_written(&error)) } else { Ok(()) }
@@ -265,6 +285,14 @@ impl Spool {
             written.and_then(|directory| if directory == self.mail { mail.clone() } else { text_messages.clone() })
         };
         written.into_iter().map(told).collect()
+    }
+
+    fn note(&self, letters: usize, took: Duration) {
+        let at_once = match took > self.patience / 2 {
+            true => letters / 2,
+            false => self.at_once() * 2,
+        };
+        self.at_once.store(at_once.clamp(1, Self::AT_ONCE), Ordering::Relaxed);
     }
 
     // A letter that makes the code panic must not cost the others an attempt.
@@ -311,10 +339,22 @@ impl<'a> Begun<'a> {
     }
 
     // After this its bytes are on the disk.
-    fn sync(self, end: Instant) -> Result<Synced<'a>, SendError> {
+    fn sync(
+        self,
+        end: Instant,
+        last: Instant,
+        sync: impl Fn(&File) -> io::Result<()>,
+    ) -> Result<Synced<'a>, SendError> {
         let Self { directory, file, temporary } = self;
-        let done = in_time(end).and_then(|()| temporary.sync_all().map_err(|error| not_written(&error)));
-        done.inspect_err(|_| file.remove_temporary()).map(|()| Synced { directory, file })
+        let done = in_time(end).and_then(|()| sync(&temporary).map_err(|error| not_written(&error)));
+        done.inspect_err(|_| remove_before(last, &file)).map(|()| Synced { directory, file })
+    }
+}
+
+// Once another may have the letter, the temporary name may be the other's.
+fn remove_before(last: Instant, file: &SpoolFile) {
+    if Instant::now() < last {
+        file.remove_temporary();
     }
 }
 
@@ -326,9 +366,9 @@ struct Synced<'a> {
 
 impl<'a> Synced<'a> {
     // Returns the directory, which is to be synced as well.
-    fn name(self, end: Instant) -> Result<&'a Path, SendError> {
-        let done = in_time(end).and_then(|()| self.file.name().map_err(|error| not_written(&error)));
-        done.inspect_err(|_| self.file.remove_temporary()).map(|()| self.directory)
+    fn name(self, last: Instant) -> Result<&'a Path, SendError> {
+        let done = in_time(last).and_then(|()| self.file.name().map_err(|error| not_written(&error)));
+        done.inspect_err(|_| remove_before(last, &self.file)).map(|()| self.directory)
     }
 }
 
@@ -825,6 +865,8 @@ pub(crate) mod scripted {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::{
         scripted::{files, is_permanent},
         *,
@@ -861,12 +903,8 @@ mod tests {
     fn letters_that_are_written_at_once_fail_each_for_itself() {
         let directory = tempfile::tempdir().unwrap();
         let (mail, text_messages) = (directory.path().join("mail"), directory.path().join("sms"));
-        let patience = Spool::PATIENCE;
-        let spool = Spool { mail: mail.clone(), text_messages: text_messages.clone(), from: from(), patience };
-        let posted = |n: u128, to: Recipient| {
-            let letter = Letter::VerificationCode { code: "042917".to_owned(), minutes: 10 };
-            Posted { id: Uuid::from_u128(n), message: Message { to, letter }, at: at() }
-        };
+        let (patience, lease) = (Spool::PATIENCE, Spool::PATIENCE * 20);
+        let spool = Spool { patience, lease, ..spool(directory.path()) };
         let letters = [
             posted(1, Recipient::Email("ada@example.org".to_owned())),
             posted(2, Recipient::Email("no address".to_owned())),
@@ -906,10 +944,8 @@ mod tests {
         // Once its time is over, what was begun is not finished, and nothing stays of it; and none is begun.
         let begun = spool.begin(&letters[0]).unwrap();
         assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 3);
-        assert!(matches!(begun.sync(Instant::now()), Err(SendError::Transient(_))));
-        assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 2);
-        let synced = spool.begin(&letters[0]).unwrap().sync(Instant::now() + patience).unwrap();
-        assert!(matches!(synced.name(Instant::now()), Err(SendError::Transient(_))));
+        let last = Instant::now() + lease;
+        assert!(matches!(begun.sync(Instant::now(), last, File::sync_all), Err(SendError::Transient(_))));
         assert_eq!(std::fs::read_dir(&mail).unwrap().count(), 2);
         std::fs::remove_dir_all(&mail).unwrap();
         let told = Spool { patience: Duration::ZERO, ..spool }.write(&letters);
@@ -917,13 +953,57 @@ mod tests {
         assert!(!mail.exists());
     }
 
+    fn spool(directory: &Path) -> Spool {
+        let settings = Settings::from_overrides(&[]).unwrap();
+        let spool = Spool::of(&settings).expect("the default");
+        Spool { mail: directory.join("mail"), text_messages: directory.join("sms"), from: from(), ..spool }
+    }
+
+    fn posted(n: u128, to: Recipient) -> Posted {
+        let letter = Letter::VerificationCode { code: "042917".to_owned(), minutes: 10 };
+        Posted { id: Uuid::from_u128(n), message: Message { to, letter }, at: at() }
+    }
+
     #[test]
-    fn letters_gather_after_others_for_less_than_they_are_waited_for() {
-        let after: Vec<_> = (1..=Spool::AT_ONCE).map(Spool::gather).collect();
-        let (full, fewer) = after.split_last().unwrap();
-        assert_eq!(*full, Duration::ZERO, "there may be more already");
-        assert!(fewer.is_sorted() && fewer.first() > Some(&Spool::GATHER));
-        assert_eq!(fewer.last(), Some(&Duration::from_millis(255)), "docs/OPERATING.md says so");
+    fn all_of_a_batch_are_synced_before_one_has_its_name_and_a_slow_disk_makes_the_next_smaller() {
+        let directory = tempfile::tempdir().unwrap();
+        let patience = Duration::from_secs(1);
+        let spool = Spool { patience, ..spool(directory.path()) };
+        let letters: Vec<_> = (0..4).map(|n| posted(n, Recipient::Email("ada@example.org".to_owned()))).collect();
+        let mail = spool.mail.clone();
+        let named = || files(&mail).iter().filter(|(name, _)| !name.starts_with('.')).count();
+        let (syncs, (_never, waiting)) = (Cell::new(0), std::sync::mpsc::channel::<()>());
+        let told = spool.write_by(&letters, |_| {
+            assert_eq!(named(), 0);
+            syncs.set(syncs.get() + 1);
+            // The second one is over after the time of the others, which is not that of the names.
+            let takes = if syncs.get() == 2 { patience } else { Duration::ZERO };
+            let _ = waiting.recv_timeout(takes);
+            Ok(())
+        });
+        assert_eq!((syncs.get(), named()), (2, 2), "{told:?}");
+        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 2);
+        assert_eq!(files(&mail).len(), 2, "of the others nothing is left");
+        // Fewer are claimed next, and as many as ever once the disk is fast again.
+        assert_eq!(spool.at_once(), letters.len() / 2);
+        let spool = Spool { patience: Spool::PATIENCE, ..spool };
+        let fast = (0..6).map(|_| {
+            assert!(spool.write_by(&letters, |_| Ok(())).iter().all(Result::is_ok));
+            spool.at_once()
+        });
+        assert_eq!(fast.collect::<Vec<_>>(), [4, 8, 16, 32, 32, 32]);
+        // Once another may have the letter, nothing is named and nothing of what the other may have made is taken away.
+        let spool = Spool { lease: Duration::ZERO, ..spool };
+        let _ = std::fs::remove_dir_all(&mail);
+        assert!(spool.write_by(&letters, |_| Ok(())).iter().all(Result::is_err));
+        assert_eq!((files(&mail).len(), named()), (4, 0));
+    }
+
+    #[test]
+    fn the_more_letters_come_the_longer_they_gather_but_for_a_quarter_of_a_second() {
+        let after: Vec<_> = (1..Spool::AT_ONCE).map(Spool::gather).collect();
+        assert!(after.is_sorted() && after.first() > Some(&Spool::GATHER));
+        assert_eq!(after.last(), Some(&Duration::from_millis(255)), "docs/OPERATING.md says so");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn serve(settings: &Settings) -> Result<(), Failure> {
                 sessions: SessionCache::new(Arc::clone(&versions)),
                 reads: Together::new(READS_SIDE_BY_SIDE),
                 rotations: Together::new(rotation::side_by_side(settings)),
-                bundles: Together::in_file(settings, hashing.writing()),
+                bundles: Together::in_file(settings, hashing.telling_and_writing()),
                 hasher: Hasher::new(parts::hash_params(settings), hashing.clone()),
                 policy: Arc::clone(&policy),
                 keys: Arc::clone(&keys),

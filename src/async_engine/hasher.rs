@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use actix_rt::{Arbiter, ArbiterHandle};
@@ -113,40 +113,80 @@ impl Hasher {
 #[derive(Clone)]
 struct Inbox {
     worker: ArbiterHandle,
-    untold: Arc<Mutex<Vec<Last>>>,
+    state: Arc<Mutex<Untold>>,
+}
+
+#[derive(Default)]
+struct Untold {
+    tells: Vec<Last>,
+    // Whether the worker has been called, and not come yet.
+    is_called: bool,
 }
 
 impl Inbox {
     fn of(worker: ArbiterHandle) -> Self {
-        Self { worker, untold: Arc::default() }
+        Self { worker, state: Arc::default() }
     }
 
-    // Whoever puts the first one there is to see to it that all are told.
+    // Until the worker is called, whoever puts something there is to call it when all of a group were told: the first one
+    // may be on a thread that does not come to it for a while.
     fn put(self, tell: Last) -> Option<Last> {
-        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        untold.push(tell);
-        let is_first = untold.len() == 1;
-        drop(untold);
-        is_first.then(|| -> Last { Box::new(move || self.tell_there()) })
+        let mut state = lock(&self.state);
+        state.tells.push(tell);
+        let is_called = state.is_called;
+        drop(state);
+        (!is_called).then(|| -> Last { Box::new(move || self.call()) })
     }
 
-    fn tell_there(self) {
-        let untold = Arc::clone(&self.untold);
-        let take = |untold: &Mutex<Vec<Last>>| mem::take(&mut *untold.lock().unwrap_or_else(PoisonError::into_inner));
-        let tell_all = {
-            let untold = Arc::clone(&untold);
-            move || take(&untold).into_iter().for_each(|tell| tell())
-        };
-        if !self.worker.spawn_fn(tell_all) {
-            // The worker has ended, and its requests with it.
-            drop(take(&untold));
+    fn call(self) {
+        let mut state = lock(&self.state);
+        if state.tells.is_empty() || mem::replace(&mut state.is_called, true) {
+            return;
+        }
+        drop(state);
+        let errand = Errand(Some(self.state));
+        // If the worker has ended, its requests have, too.
+        let _ = self.worker.spawn_fn(move || errand.run());
+    }
+}
+
+// Lets go what is untold where it is never run.
+struct Errand(Option<Arc<Mutex<Untold>>>);
+
+impl Errand {
+    fn run(mut self) {
+        if let Some(state) = self.0.take() {
+            take(&state).into_iter().for_each(|tell| tell());
         }
     }
 }
 
+impl Drop for Errand {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.take() {
+            drop(take(&state));
+        }
+    }
+}
+
+fn lock(state: &Mutex<Untold>) -> MutexGuard<'_, Untold> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// Whoever comes later calls the worker again.
+fn take(state: &Mutex<Untold>) -> Vec<Last> {
+    let mut state = lock(state);
+    state.is_called = false;
+    mem::take(&mut state.tells)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::{
+        sync::mpsc::{RecvTimeoutError, channel},
+        thread,
+        time::Duration,
+    };
 
     use actix_web::rt::System;
 
@@ -159,25 +199,46 @@ mod tests {
         (arbiter, given.recv().unwrap().expect("on a worker there is one"))
     }
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
-    fn a_worker_is_woken_once_for_all_that_are_told_together() {
+    fn a_worker_tells_in_one_turn_who_is_told_together() {
         System::new().block_on(async {
             let (arbiter, inbox) = inbox();
             let (note, noted) = channel();
+            let here = thread::current().id();
             for _ in 0..2 {
-                let mut last: Vec<Last> = (0..3)
-                    .filter_map(|nth| {
-                        let note = note.clone();
-                        inbox.clone().put(Box::new(move || note.send((nth, std::thread::current().id())).unwrap()))
-                    })
-                    .collect();
-                assert_eq!(last.len(), 1);
+                let put = |nth: usize| {
+                    let (note, call) = (note.clone(), inbox.state.clone());
+                    let tell = move || note.send((nth, thread::current().id(), lock(&call).tells.len())).unwrap();
+                    inbox.clone().put(Box::new(tell)).expect("nobody has called the worker")
+                };
+                let calls: Vec<_> = (0..3).map(put).collect();
                 assert!(noted.try_recv().is_err(), "nobody before all were");
-                last.pop().unwrap()();
-                let told: Vec<_> = noted.iter().take(3).collect();
-                assert_eq!(told.iter().map(|(nth, _)| *nth).collect::<Vec<_>>(), [0, 1, 2]);
-                assert!(told.iter().all(|(_, thread)| *thread != std::thread::current().id()));
+                // Whoever comes to it first.
+                calls.into_iter().rev().for_each(|call| call());
+                for nth in 0..3 {
+                    let (told, by, left) = noted.recv_timeout(LONG).unwrap();
+                    assert_eq!((told, left), (nth, 0));
+                    assert_ne!(by, here);
+                }
+                assert!(noted.try_recv().is_err(), "nobody twice");
             }
+            assert!(arbiter.stop());
+        });
+    }
+
+    #[test]
+    fn whoever_comes_while_the_worker_is_called_is_told_with_the_others() {
+        System::new().block_on(async {
+            let (arbiter, inbox) = inbox();
+            let ((hold, held), (note, noted)) = (channel::<()>(), channel());
+            assert!(arbiter.spawn_fn(move || held.recv().unwrap()));
+            let other = note.clone();
+            inbox.clone().put(Box::new(move || note.send(1).unwrap())).unwrap()();
+            assert!(inbox.clone().put(Box::new(move || other.send(2).unwrap())).is_none());
+            hold.send(()).unwrap();
+            assert_eq!([noted.recv_timeout(LONG), noted.recv_timeout(LONG)], [Ok(1), Ok(2)]);
             assert!(arbiter.stop());
         });
     }
@@ -190,8 +251,8 @@ mod tests {
             arbiter.join().unwrap();
             for _ in 0..2 {
                 let (held, lets_go) = channel::<()>();
-                inbox.clone().put(Box::new(move || held.send(()).unwrap())).expect("the first one")();
-                assert!(lets_go.recv().is_err());
+                inbox.clone().put(Box::new(move || held.send(()).unwrap())).expect("it has not been called")();
+                assert_eq!(lets_go.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected));
             }
         });
     }

@@ -65,7 +65,7 @@ impl Post {
 impl Sender for Post {
     fn at_once(&self) -> usize {
         match self {
-            Self::Spool(_) => Spool::AT_ONCE,
+            Self::Spool(spool) => spool.at_once(),
             Self::Servers { .. } => 1,
         }
     }

@@ -135,7 +135,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
         0 => available_parallelism().map_or(1, NonZero::get),
         workers => workers,
     };
-    let (telling, writing) = (hashing.telling().clone(), hashing.writing().clone());
+    let (telling, writing) = (hashing.telling().clone(), hashing.telling_and_writing().clone());
     let hasher = Hasher::new(parts::hash_params(&settings), hashing);
     let wake = Arc::new(Wake::default());
     let sessions = SessionCache::new(versions);
@@ -147,8 +147,6 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
         crate::settings::DatabaseUrl::Sqlite(_) => Some(Database::new(&settings, settings.database.pool.into())?),
         crate::settings::DatabaseUrl::Postgres(_) => None,
     };
-    // What is written to one file in one commit comes from all workers.
-    let in_one_commit = embedded.as_ref().map(|_| Together::in_file(&settings, &writing));
     let ports = move |settings: &Settings, share: usize| -> Result<AsyncPorts, Unavailable> {
         let size = |pool: u16| usize::from(pool).div_ceil(share).max(1);
         let database = match &embedded {
@@ -163,7 +161,7 @@ fn prepare(listener: TcpListener, shared: Shared) -> Result<(Server, Pump, Arc<R
             lookups: Together::in_file(settings, &telling),
             reads: Together::new(READS_SIDE_BY_SIDE),
             rotations: Together::new(rotation::side_by_side(settings)),
-            bundles: in_one_commit.clone().unwrap_or_else(|| Together::in_file(settings, &writing)),
+            bundles: Together::in_file(settings, &writing),
             hasher: hasher.here(),
             policy: Arc::clone(&policy),
             keys: Arc::clone(&keys),

@@ -77,8 +77,11 @@ impl Hasher {
         let (answer, reply) = sync_channel(1);
         let job = move |arena: &mut Arena| -> Option<Tell> {
             let done = run(arena);
-            // Each is a thread to wake.
-            Some(Box::new(move || answer.send(done).err().and(None)))
+            Some(Box::new(move || {
+                // Who waits is a thread of its own for each, so that nothing is left for all of them.
+                let _ = answer.send(done);
+                None
+            }))
         };
         self.pool.submit(work, Box::new(job))?;
         reply.recv().map_err(|_dropped| Overloaded)
